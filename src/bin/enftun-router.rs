@@ -1,0 +1,2 @@
+//! `enftun-router`: the far end.
+fn main() {}

@@ -1,0 +1,2 @@
+//! `enftunctl`: the command line.
+fn main() {}

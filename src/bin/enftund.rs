@@ -1,0 +1,2 @@
+//! `enftund`: the daemon.
+fn main() {}

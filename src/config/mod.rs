@@ -1,0 +1,261 @@
+//! What the user wrote, with every default filled in. Parsing finds all mistakes at once, each with file, line and column;
+//! nothing here looks at the host beyond the configuration files, and nothing here changes anything.
+//!
+//! The types are plain values: `state`, `plan` and the sessions take them as they are.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net};
+
+/// Everything that one daemon runs by: `enftun.toml` and each readable `tunnels/NAME.toml`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    /// The daemon's own settings.
+    pub daemon: Daemon,
+    /// Trusted interface groups by name.
+    pub groups: BTreeMap<String, Group>,
+    /// Captive portal check.
+    pub connectivity: Connectivity,
+    /// Tunnels by name; the name is the file's stem.
+    pub tunnels: BTreeMap<String, Tunnel>,
+}
+
+/// `[daemon]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Daemon {
+    /// The lowest level that is logged.
+    pub log_level: log::LevelFilter,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self { log_level: log::LevelFilter::Info }
+    }
+}
+
+/// `[groups.NAME]`: interfaces that may be talked to beside the tunnel.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Group {
+    /// Kernel link group number, 1 to 2^31-1.
+    pub number: u32,
+    /// Interface names.
+    pub interfaces: Vec<String>,
+}
+
+/// `[connectivity]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Connectivity {
+    /// A URL that answers 204 on an open network; none: not probed.
+    pub probe_url: Option<String>,
+}
+
+/// One tunnel file. Everything that all kinds share stands here; what a kind adds is in [`Kind`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tunnel {
+    /// The file's stem; also the last part of its bus object's path.
+    pub name: String,
+    /// Connect when the daemon starts.
+    pub autoconnect: bool,
+    /// What the sessions of this tunnel carry.
+    pub kind: Kind,
+    /// Far ends, and how to reach and judge them.
+    pub remote: Remote,
+    /// Back-off between attempts.
+    pub retry: Retry,
+}
+
+/// What the sessions of a tunnel carry.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    /// IP packets between a TUN device and an ENF router.
+    Enf(Enf),
+}
+
+/// The keys that only `kind = "enf"` has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Enf {
+    /// `[tun]`.
+    pub tun: Tun,
+    /// `[route]`.
+    pub route: Route,
+    /// `[identity]`.
+    pub identity: Identity,
+}
+
+/// `[tun]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tun {
+    /// Interface name, at most 15 bytes; default: the tunnel's name.
+    pub dev: String,
+    /// 1280 to 1496 bytes.
+    pub mtu: u16,
+    /// Put the own /128 on the device.
+    pub set_address: bool,
+    /// The only IPv4 address that may pass, with `route.allow_ipv4`.
+    pub ipv4_address: Option<Ipv4Net>,
+}
+
+/// `[remote]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Remote {
+    /// Far ends in order of preference; at least one.
+    pub hosts: Vec<Host>,
+    /// Trust anchors, PEM; absolute.
+    pub ca_cert_file: PathBuf,
+    /// The name or address that the router's certificate must carry.
+    pub name: Option<String>,
+    /// Idle time after which the router is asked for a sign of life; zero: only at the start of a session.
+    pub heartbeat_period: Duration,
+    /// How long its answer may take.
+    pub heartbeat_timeout: Duration,
+    /// TCP connect and TLS handshake, each; name look-up too.
+    pub connect_timeout: Duration,
+    /// TCP congestion control of the tunnel socket; none: the system's.
+    pub congestion_control: Option<String>,
+}
+
+/// One far end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Host {
+    /// A name, or an IP address in text without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl std::fmt::Display for Host {
+    /// `host:port`, an IPv6 address in brackets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// `[route]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// What belongs in the tunnel, masked to its length, no duplicates. `"default"` is `::/0`, and with `allow_ipv4` `0.0.0.0/0` too.
+    pub prefixes: Vec<IpNet>,
+    /// Mark of our own packets.
+    pub fwmark: u32,
+    /// The bits of the mark that are ours; the mark is always matched with it.
+    pub fwmark_mask: u32,
+    /// The routing table of this tunnel.
+    pub table: u32,
+    /// Members of this tunnel's own group.
+    pub trusted_interfaces: Vec<String>,
+    /// Names of groups in `enftun.toml`.
+    pub trusted_groups: Vec<String>,
+    /// Let IPv4 through the tunnel.
+    pub allow_ipv4: bool,
+    /// When traffic is blocked while the tunnel is not wanted.
+    pub lockdown: Lockdown,
+}
+
+impl Route {
+    /// Everything belongs in the tunnel: a prefix of length zero is configured.
+    pub fn is_default(&self) -> bool {
+        self.prefixes.iter().any(|prefix| prefix.prefix_len() == 0)
+    }
+}
+
+/// `route.lockdown`; the table in the configuration reference says what each means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lockdown {
+    /// Blocked from before the network comes up until the user says otherwise.
+    #[default]
+    Boot,
+    /// Blocked while the tunnel is wanted.
+    Session,
+    /// Held by routing only.
+    Off,
+}
+
+impl Lockdown {
+    /// The word in the configuration file and on the bus.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Session => "session",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// `[identity]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    /// Certificate, PEM or DER; absolute.
+    pub cert_file: PathBuf,
+    /// Private key, PEM or DER; absolute.
+    pub key_file: PathBuf,
+    /// The own address is written here after each session start; absolute.
+    pub ip_file: Option<PathBuf>,
+}
+
+/// `[retry]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Retry {
+    /// The first delay.
+    pub first: Duration,
+    /// The longest delay.
+    pub max: Duration,
+    /// 0 none, 1 full.
+    pub jitter: f64,
+    /// A session that lived this long resets the back-off.
+    pub stable_after: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(1),
+            max: Duration::from_secs(60),
+            jitter: 1.0,
+            stable_after: Duration::from_secs(60),
+        }
+    }
+}
+
+/// `router.toml`, for `enftun-router`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Router {
+    /// TCP addresses to listen on; sockets passed by systemd are used too.
+    pub listen: Vec<std::net::SocketAddr>,
+    /// The router's certificate (chain), PEM or DER; absolute.
+    pub cert_file: PathBuf,
+    /// Its key; absolute.
+    pub key_file: PathBuf,
+    /// Client certificates under these anchors may use the address in them; absolute.
+    pub client_ca_file: Option<PathBuf>,
+    /// Enrolled clients: one certificate or public key per address; absolute.
+    pub endpoints_dir: PathBuf,
+    /// Sessions beyond this many are refused.
+    pub max_sessions: usize,
+    /// Carry IPv4 for clients whose certificate names an IPv4 address.
+    pub allow_ipv4: bool,
+    /// Answers `enftun-router status`; absolute.
+    pub control_socket: PathBuf,
+    /// Uplink into this host; none: only client to client.
+    pub tun: Option<RouterTun>,
+    /// Forward packets between clients.
+    pub between_clients: bool,
+    /// Copy multicast wider than link-local from one client to all.
+    pub multicast: bool,
+}
+
+/// `[tun]` of the router.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouterTun {
+    /// Interface name.
+    pub dev: String,
+    /// 1280 to 1496 bytes.
+    pub mtu: u16,
+    /// Addresses with the prefix length that is routed to the device.
+    pub addresses: Vec<IpNet>,
+}

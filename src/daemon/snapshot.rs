@@ -1,0 +1,114 @@
+//! What the daemon shows of itself: an immutable value, replaced as a whole by the actor. Every reader (bus, status line,
+//! metrics) answers from the latest one and never waits.
+
+use crate::state::{Failure, Phase, Reason, Target, Tls};
+use crate::tunnel::Counters;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// How many changes of state a snapshot remembers; a reader that is slower than that misses signals, never state.
+pub const HISTORY: usize = 64;
+
+/// The daemon at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Counts snapshots up from 1.
+    pub generation: u64,
+    /// Tunnels by name.
+    pub tunnels: BTreeMap<String, Arc<TunnelSnapshot>>,
+    /// The latest changes of state, oldest first.
+    pub history: VecDeque<Arc<Transition>>,
+    /// How many changes there have been in all.
+    pub transitions: u64,
+}
+
+/// One change of a tunnel's state.
+#[derive(Clone, Debug)]
+pub struct Transition {
+    /// The number of this change, counted from 1.
+    pub number: u64,
+    /// The tunnel's name.
+    pub tunnel: String,
+    /// The new state.
+    pub new: Phase,
+    /// The state before.
+    pub old: Phase,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// One tunnel at one moment.
+#[derive(Clone, Debug)]
+pub struct TunnelSnapshot {
+    /// Its name.
+    pub name: String,
+    /// `enf`.
+    pub kind: &'static str,
+    /// Where it is.
+    pub state: Phase,
+    /// Where it shall be.
+    pub target: Target,
+    /// Why it is there.
+    pub reason: Reason,
+    /// Since when it is there.
+    pub since: SystemTime,
+    /// The last thing that went wrong.
+    pub last_error: Option<Failure>,
+    /// Attempts since it was last connected.
+    pub attempt: u32,
+    /// When the next attempt is due.
+    pub next_attempt: Option<SystemTime>,
+    /// Traffic that belongs in the tunnel has no other way out right now.
+    pub blocking: bool,
+    /// The device's name, when the kind has one.
+    pub interface: Option<String>,
+    /// The device's index while it exists.
+    pub ifindex: Option<u32>,
+    /// MTU in bytes.
+    pub mtu: u16,
+    /// Own addresses on the device.
+    pub addresses: Vec<IpNet>,
+    /// What belongs in the tunnel.
+    pub routes: Vec<IpNet>,
+    /// Far ends as `host:port`, in order.
+    pub remotes: Vec<String>,
+    /// The far end of the live session.
+    pub active_remote: Option<String>,
+    /// Mark of our own packets.
+    pub fwmark: u32,
+    /// Its mask.
+    pub fwmark_mask: u32,
+    /// Routing table.
+    pub table: u32,
+    /// Connect when the daemon starts.
+    pub autoconnect: bool,
+    /// `boot`, `session` or `off`.
+    pub lockdown: &'static str,
+    /// What TLS agreed on, in a live session.
+    pub tls: Option<Tls>,
+    /// Live counters, shared with the session.
+    pub counters: Arc<Counters>,
+}
+
+impl Snapshot {
+    /// `disconnected`, `connecting`, `connected`, `degraded` or `error`: all tunnels that are wanted, in one word.
+    pub fn state(&self) -> &'static str {
+        let wanted: Vec<Phase> =
+            self.tunnels.values().filter(|tunnel| tunnel.target == Target::Up).map(|tunnel| tunnel.state).collect();
+        let connected = wanted.iter().filter(|state| **state == Phase::Connected).count();
+        match wanted.len() {
+            0 => "disconnected",
+            all if connected == all => "connected",
+            _ if connected > 0 => "degraded",
+            _ if wanted.contains(&Phase::Error) => "error",
+            _ => "connecting",
+        }
+    }
+
+    /// Traffic that belongs in some tunnel has no other way out right now.
+    pub fn blocking(&self) -> bool {
+        self.tunnels.values().any(|tunnel| tunnel.blocking)
+    }
+}

@@ -1,0 +1,417 @@
+//! The life of one tunnel as a pure function: an event goes in, the next state and the effects to carry out come out.
+//! No I/O, no clock, no async: the time and the random share of each delay are handed in.
+//!
+//! ```text
+//! disconnected --connect--> connecting --ready, applied--> connected
+//! connecting --failure worth retrying--> reconnecting --timer--> connecting
+//! connected --session ended--> reconnecting
+//! any --credentials, configuration or environment at fault--> error --slow timer, connect, reload--> connecting
+//! any --disconnect--> disconnecting --applied--> disconnected
+//! ```
+//!
+//! The kernel follows: [`Tunnel::wanted`] says what the plan must hold in each state, and every state but the user's own
+//! `disconnected` blocks.
+
+mod backoff;
+mod failure;
+
+pub use backoff::Backoff;
+pub(crate) use failure::words;
+pub use failure::{Failure, Reason};
+
+use crate::config::{Lockdown, Retry};
+use crate::error::Class;
+use ipnet::IpNet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A point in time: how long the daemon has been running. It never goes backwards.
+pub type Moment = Duration;
+
+/// This many sessions in a row that the far end closes before their first frame mean that it refuses the credentials
+/// (TLS 1.3 judges the client after the client's handshake is over).
+pub const UNHEARD_LIMIT: u32 = 3;
+
+words! {
+    /// Where a tunnel is in its life: the words of the bus property `State`.
+    Phase {
+        /// Not wanted, or not yet.
+        Disconnected => "disconnected",
+        /// An attempt is under way.
+        Connecting => "connecting",
+        /// Packets flow.
+        Connected => "connected",
+        /// Waiting for the next attempt.
+        Reconnecting => "reconnecting",
+        /// On the way down.
+        Disconnecting => "disconnecting",
+        /// Trying again would not help by itself; tried again slowly.
+        Error => "error",
+    }
+}
+
+words! {
+    /// Whether the tunnel is wanted: the words of the bus property `TargetState`.
+    Target {
+        /// It shall carry traffic.
+        Up => "connected",
+        /// It shall not.
+        Down => "disconnected",
+    }
+}
+
+/// What the daemon must know of time and chance for one step.
+#[derive(Clone, Copy, Debug)]
+pub struct Tick {
+    /// Now.
+    pub now: Moment,
+    /// Uniform in 0..1.
+    pub random: f64,
+}
+
+/// Facts of a live session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The configured remote, as `host:port`.
+    pub remote: String,
+    /// The address that answered.
+    pub peer: SocketAddr,
+    /// Own addresses with prefix length.
+    pub addresses: Vec<IpNet>,
+    /// What TLS agreed on.
+    pub tls: Tls,
+}
+
+/// What the bus shows of a TLS connection. No key material.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub version: String,
+    /// The cipher suite's IANA name.
+    pub cipher: String,
+    /// The far end's subject.
+    pub peer_subject: String,
+    /// The end of the far end's validity, seconds since 1970.
+    pub peer_not_after: i64,
+    /// The end of the own certificate's validity, seconds since 1970.
+    pub local_not_after: i64,
+}
+
+/// What can happen to a tunnel.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// It is wanted from now on.
+    Connect(Reason),
+    /// It is not wanted any more.
+    Disconnect,
+    /// Start a new session now.
+    Reconnect(Reason),
+    /// The plan for the present state is in force.
+    Applied,
+    /// It is not; the old state of the kernel still blocks.
+    ApplyFailed(Failure),
+    /// The first frame arrived on this session.
+    Ready(SessionId, Link),
+    /// The session is over.
+    Ended(SessionId, Ended),
+    /// The moment of the last [`Effect::WakeAt`] has come.
+    Timer,
+    /// The wall clock was set.
+    ClockSet,
+}
+
+/// How a session ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ended {
+    /// Why.
+    pub failure: Failure,
+    /// The handshake was complete but no frame had arrived, and the far end closed.
+    pub unheard: bool,
+}
+
+/// Tells the sessions of a tunnel apart, so that a late word of an old one means nothing.
+pub type SessionId = u64;
+
+/// What the daemon must do, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Bring [`Tunnel::wanted`] into force, and report `Applied` or `ApplyFailed`.
+    Apply,
+    /// Start a session.
+    Start(SessionId),
+    /// End the session, if it still runs.
+    Stop(SessionId),
+    /// Report `Timer` at this moment; none: never.
+    WakeAt(Option<Moment>),
+    /// Remember the target across restarts.
+    SaveTarget(Target),
+}
+
+/// What the kernel must hold for this tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Nothing of ours.
+    Open,
+    /// Traffic that belongs in the tunnel goes nowhere; no link.
+    Blocked,
+    /// The same, and the link is there without carrier.
+    Connecting,
+    /// The link carries packets from these addresses.
+    Connected(Vec<IpNet>),
+}
+
+/// The settings the state machine runs by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Policy {
+    /// Back-off.
+    pub retry: Retry,
+    /// What the user's `disconnected` means.
+    pub lockdown: Lockdown,
+}
+
+/// The state of one tunnel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tunnel {
+    /// Where it is.
+    pub phase: Phase,
+    /// Where it shall be.
+    pub target: Target,
+    /// Why it is there.
+    pub reason: Reason,
+    /// The last thing that went wrong since it was last connected.
+    pub last_failure: Option<Failure>,
+    /// Attempts since it was last connected; 0 before the first.
+    pub attempt: u32,
+    /// When the next attempt is due.
+    pub next_attempt: Option<Moment>,
+    /// Facts of the live session, once its first frame has arrived.
+    pub link: Option<Link>,
+    /// The addresses the link keeps while a new session is on its way, so that sockets keep their source.
+    addresses: Vec<IpNet>,
+    session: Option<SessionId>,
+    last_session: SessionId,
+    connected_at: Option<Moment>,
+    unheard: u32,
+    backoff: Backoff,
+}
+
+impl Default for Tunnel {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Disconnected,
+            target: Target::Down,
+            reason: Reason::None,
+            last_failure: None,
+            attempt: 0,
+            next_attempt: None,
+            link: None,
+            addresses: Vec::new(),
+            session: None,
+            last_session: 0,
+            connected_at: None,
+            unheard: 0,
+            backoff: Backoff::default(),
+        }
+    }
+}
+
+impl Tunnel {
+    /// What the kernel must hold in this state.
+    pub fn wanted(&self, policy: &Policy) -> Wanted {
+        match self.phase {
+            Phase::Disconnected | Phase::Disconnecting => match policy.lockdown {
+                Lockdown::Boot if self.reason != Reason::None => Wanted::Blocked,
+                Lockdown::Boot | Lockdown::Session | Lockdown::Off => Wanted::Open,
+            },
+            Phase::Error if self.target == Target::Down => Wanted::Blocked,
+            Phase::Connecting | Phase::Reconnecting | Phase::Error | Phase::Connected => match &self.link {
+                Some(link) => Wanted::Connected(link.addresses.clone()),
+                None => Wanted::Connecting,
+            },
+        }
+    }
+
+    /// The addresses that stay on the link between two sessions.
+    pub fn kept_addresses(&self) -> &[IpNet] {
+        &self.addresses
+    }
+
+    /// The session that may speak for this tunnel.
+    pub fn session(&self) -> Option<SessionId> {
+        self.session
+    }
+
+    /// Takes one event and says what to do. Events of sessions that are no longer ours change nothing.
+    #[must_use]
+    pub fn step(&mut self, event: Event, policy: &Policy, tick: Tick) -> Vec<Effect> {
+        match event {
+            Event::Connect(reason) => self.connect(reason),
+            Event::Disconnect => self.disconnect(),
+            Event::Reconnect(reason) => match self.target {
+                Target::Up => self.dial(reason),
+                Target::Down => Vec::new(),
+            },
+            Event::Applied => self.applied(tick),
+            Event::ApplyFailed(failure) => self.apply_failed(failure, policy, tick),
+            Event::Ready(id, link) if self.session == Some(id) => {
+                self.link = Some(link);
+                vec![Effect::Apply]
+            }
+            Event::Ended(id, ended) if self.session == Some(id) => self.ended(ended, policy, tick),
+            Event::Ready(..) | Event::Ended(..) => Vec::new(),
+            Event::Timer => self.timer(tick),
+            Event::ClockSet => match self.phase {
+                Phase::Error | Phase::Reconnecting if self.reason == Reason::CertificateNotYetValid => {
+                    self.dial(self.reason)
+                }
+                _ => Vec::new(),
+            },
+        }
+    }
+
+    fn connect(&mut self, reason: Reason) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.target != Target::Up {
+            self.target = Target::Up;
+            effects.push(Effect::SaveTarget(Target::Up));
+        }
+        match self.phase {
+            Phase::Connecting | Phase::Connected => {}
+            Phase::Disconnected | Phase::Disconnecting | Phase::Reconnecting | Phase::Error => {
+                self.attempt = 0;
+                self.unheard = 0;
+                self.backoff.reset();
+                effects.extend(self.dial(reason));
+            }
+        }
+        effects
+    }
+
+    fn disconnect(&mut self) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.target != Target::Down {
+            self.target = Target::Down;
+            effects.push(Effect::SaveTarget(Target::Down));
+        }
+        if self.phase == Phase::Disconnected {
+            return effects;
+        }
+        self.enter(Phase::Disconnecting, Reason::User);
+        effects.extend(self.stop_session());
+        self.addresses.clear();
+        effects.push(self.wake_at(None));
+        effects.push(Effect::Apply);
+        effects
+    }
+
+    /// Goes to `connecting` with no session running; `applied` starts one.
+    fn dial(&mut self, reason: Reason) -> Vec<Effect> {
+        let mut effects: Vec<Effect> = self.stop_session().into_iter().collect();
+        self.enter(Phase::Connecting, reason);
+        effects.push(self.wake_at(None));
+        effects.push(Effect::Apply);
+        effects
+    }
+
+    fn applied(&mut self, tick: Tick) -> Vec<Effect> {
+        match (self.phase, &self.link) {
+            (Phase::Disconnecting, _) => {
+                self.enter(Phase::Disconnected, self.reason);
+                self.last_failure = None;
+                self.attempt = 0;
+                Vec::new()
+            }
+            (Phase::Connecting, None) if self.session.is_none() => {
+                self.attempt = self.attempt.saturating_add(1);
+                self.last_session += 1;
+                self.session = Some(self.last_session);
+                vec![Effect::Start(self.last_session)]
+            }
+            (Phase::Connecting, Some(link)) => {
+                self.addresses = link.addresses.clone();
+                self.connected_at = Some(tick.now);
+                self.unheard = 0;
+                self.last_failure = None;
+                self.enter(Phase::Connected, self.reason);
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn apply_failed(&mut self, failure: Failure, policy: &Policy, tick: Tick) -> Vec<Effect> {
+        let mut effects: Vec<Effect> = self.stop_session().into_iter().collect();
+        self.enter(Phase::Error, failure.reason);
+        self.last_failure = Some(failure);
+        let delay = self.backoff.next(&policy.retry, tick.random);
+        effects.push(self.wake_at(Some(tick.now + delay)));
+        effects
+    }
+
+    fn ended(&mut self, ended: Ended, policy: &Policy, tick: Tick) -> Vec<Effect> {
+        self.session = None;
+        self.link = None;
+        if let Some(since) = self.connected_at.take() {
+            self.attempt = 0;
+            if tick.now.saturating_sub(since) >= policy.retry.stable_after {
+                self.backoff.reset();
+            }
+        }
+        self.unheard = if ended.unheard { self.unheard + 1 } else { 0 };
+        let failure = if self.unheard >= UNHEARD_LIMIT && ended.failure.class == Class::Transient {
+            Failure::new(
+                Reason::AuthFailed,
+                Class::Credentials,
+                format!(
+                    "{}; {} sessions in a row ended so before their first packet: the router probably refuses this \
+                     certificate (is it enrolled there, or under its client CA?)",
+                    ended.failure.text, self.unheard
+                ),
+            )
+        } else {
+            ended.failure
+        };
+        let (phase, delay) = match failure.class {
+            Class::Transient => (Phase::Reconnecting, self.backoff.next(&policy.retry, tick.random)),
+            Class::Configuration | Class::Credentials | Class::Environment | Class::Bug => {
+                (Phase::Error, Backoff::slow(&policy.retry, tick.random))
+            }
+        };
+        self.enter(phase, failure.reason);
+        self.last_failure = Some(failure);
+        vec![Effect::Apply, self.wake_at(Some(tick.now + delay))]
+    }
+
+    fn timer(&mut self, tick: Tick) -> Vec<Effect> {
+        match (self.phase, self.next_attempt) {
+            (Phase::Reconnecting | Phase::Error, Some(due)) if due <= tick.now => match self.target {
+                Target::Up => self.dial(self.reason),
+                Target::Down => {
+                    self.enter(Phase::Disconnecting, Reason::User);
+                    vec![self.wake_at(None), Effect::Apply]
+                }
+            },
+            _ => Vec::new(),
+        }
+    }
+
+    fn stop_session(&mut self) -> Option<Effect> {
+        self.link = None;
+        self.connected_at = None;
+        self.session.take().map(Effect::Stop)
+    }
+
+    fn wake_at(&mut self, at: Option<Moment>) -> Effect {
+        self.next_attempt = at;
+        Effect::WakeAt(at)
+    }
+
+    fn enter(&mut self, phase: Phase, reason: Reason) {
+        self.phase = phase;
+        self.reason = reason;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! A live session of a tunnel: what the supervisor needs to know of any kind, and nothing of what a kind carries.
+//!
+//! A session dials, shakes hands and pumps by itself. It reports [`SessionEvent`]s, counts in [`Counters`], and ends when it
+//! is told to or when it must. It never changes the host: links, routes and rules are the daemon's business.
+
+pub mod counters;
+pub mod enf;
+
+pub use counters::{Counters, DropReason};
+
+use crate::state::{Ended, Link, SessionId};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+/// How long a session that was told to stop may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// What a session tells the daemon.
+#[derive(Debug)]
+pub enum SessionEvent {
+    /// It is about to send packets to these addresses, and waits for the answer: the firewall must know them first.
+    Dial {
+        /// The remote they belong to, as `host:port`.
+        remote: String,
+        /// Where packets will go.
+        addresses: Vec<SocketAddr>,
+        /// Answered once they are allowed.
+        granted: oneshot::Sender<()>,
+    },
+    /// The far end has sent its first frame: packets can flow.
+    Ready(Link),
+    /// It is over; nothing follows.
+    Ended(Ended),
+}
+
+/// Where a session's events go: marked with the tunnel's name and the session's number.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    tunnel: String,
+    session: SessionId,
+    to: mpsc::Sender<(String, SessionId, SessionEvent)>,
+}
+
+impl Reporter {
+    /// A reporter for one session.
+    pub fn new(tunnel: &str, session: SessionId, to: mpsc::Sender<(String, SessionId, SessionEvent)>) -> Self {
+        Self { tunnel: tunnel.to_owned(), session, to }
+    }
+
+    /// Tells the daemon; waits while its queue is full, and is silently dropped once it is gone.
+    pub async fn report(&self, event: SessionEvent) {
+        let _ = self.to.send((self.tunnel.clone(), self.session, event)).await;
+    }
+}
+
+/// A running session. Dropping it ends it at once.
+#[derive(Debug)]
+pub struct Session {
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Session {
+    /// Takes over a task that ends soon after `stop` resolves.
+    pub fn new(stop: oneshot::Sender<()>, task: JoinHandle<()>) -> Self {
+        Self { stop: Some(stop), task }
+    }
+
+    /// Asks it to say goodbye, and waits until it is gone; after a second it is ended without.
+    pub async fn stop(mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if tokio::time::timeout(GOODBYE, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
