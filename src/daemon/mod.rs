@@ -1,5 +1,6 @@
 //! The one actor: it alone owns the state, carries out effects and publishes the snapshot.
 
+pub mod clock;
 pub mod command;
 pub mod snapshot;
 

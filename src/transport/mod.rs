@@ -1,1 +1,4 @@
-//! transport
+//! Getting a connection to a far end: marked sockets, TLS configuration, and who is trusted. Nothing here knows what a
+//! tunnel carries, and nothing changes the host.
+
+pub mod dial;
