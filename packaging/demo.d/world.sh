@@ -198,34 +198,35 @@ start_daemon() {
     until_so "the daemon on the bus" busctl --system status org.enftun.Enftun1
 }
 
-start_sniffer() {
-    # In a user namespace tcpdump cannot become its own user.
-    background sniffer "${on_far_host[@]}" tcpdump -Z root -i wan0 -n -e -t -l --immediate-mode
-    until_so "the sniffer" grep -q "listening on" "$work/sniffer.log"
+# sniff: a new sniffer on the LAN, at the router's host, in the place of the last one.
+sniff() {
+    stop_sniffing
+    background sniffer "${on_far_host[@]}" "$here/sniffer.py" wan0
+    sniffer=$started
+    until_so "the sniffer" grep -q "listening" "$work/sniffer.log"
 }
 
-# Waits until the sniffer has told everything up to now: a packet of the far host's own comes after all that.
-settle() {
+stop_sniffing() {
+    if [ -n "${sniffer:-}" ]; then
+        kill "$sniffer"
+        wait "$sniffer" 2>/dev/null || true
+    fi
+    sniffer=
+    : >"$work/sniffer.log"
+}
+
+# frames: what the host has put on the LAN since `sniff`; neighbour discovery, which stays on the link, aside. A packet of
+# the far host's own tells when the sniffer has got as far as now.
+frames() {
     mark=$((${mark:-40000} + 1))
     far bash -c "echo > /dev/udp/192.0.2.2/$mark"
-    until_so "the sniffer" grep -q " > 192\.0\.2\.2\.$mark: UDP" "$work/sniffer.log"
-}
-
-# Everything from now on is new.
-forget() {
-    settle
-    seen=$(wc -l <"$work/sniffer.log")
-}
-
-# frames: what the host has put on the LAN since `forget`; neighbour discovery, which stays on the link, aside.
-frames() {
-    settle
-    tail -n +$((seen + 1)) "$work/sniffer.log" | grep "^$host_mac > " |
-        grep -Ev 'ARP|neighbor (solicitation|advertisement)|router solicitation|multicast listener' || true
+    until_so "the sniffer" grep -q " > 192\.0\.2\.2\.$mark UDP" "$work/sniffer.log"
+    grep "^$host_mac > " "$work/sniffer.log" |
+        grep -Ev ' (ARP|ICMPv6 (neighbour-solicitation|neighbour-advertisement|router-solicitation|mld))$' || true
 }
 # Those of the tunnel's own TCP connection, and all others.
-own_frames() { frames | grep -F " > ${remote%:*}.${remote#*:}: Flags" || true; }
-other_frames() { frames | grep -vF " > ${remote%:*}.${remote#*:}: Flags" || true; }
+own_frames() { frames | grep -F " > ${remote%:*}.${remote#*:} TCP" || true; }
+other_frames() { frames | grep -vF " > ${remote%:*}.${remote#*:} TCP" || true; }
 has_own_frames() { [ -n "$(own_frames)" ]; }
 
 # Everything that a clean-up must bring back: links, addresses, rules, routes of all tables, sysctls, nft rules.
@@ -237,7 +238,8 @@ state_of_host() {
         ip -d $what
     done
     echo "# /proc/sys/net"
-    grep -r . /proc/sys/net/ipv4 /proc/sys/net/ipv6 2>/dev/null | sort
+    # Some may be read by nobody.
+    { grep -r . /proc/sys/net/ipv4 /proc/sys/net/ipv6 2>/dev/null || true; } | sort
     if command -v nft >/dev/null; then
         echo "# nft"
         nft list ruleset
