@@ -176,8 +176,11 @@ impl Wire {
         outcome.map(|()| received)
     }
 
-    /// Waits until there is something to read or, when asked, until the socket takes more.
+    /// Waits until there is something to read or, when asked, until the socket takes more. A busy connection lets other
+    /// tasks run here. Readiness to read stays until [`Wire::receive`] has emptied the socket.
     pub async fn ready(&self, write: bool) -> io::Result<Ready> {
+        // Neither `readable` nor `try_read` counts against the task's budget.
+        tokio::task::coop::consume_budget().await;
         if !self.primed {
             return Ok(Ready { read: true, write: false });
         }
