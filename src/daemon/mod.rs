@@ -1,7 +1,6 @@
 //! The one actor: it alone owns the state of every tunnel, carries out effects in order, and publishes the snapshot.
 //! It never waits for a far end: sessions live in tasks of their own and report. Packets never pass through it.
 
-pub mod clock;
 pub mod command;
 pub mod program;
 pub mod snapshot;
@@ -15,10 +14,11 @@ use crate::config::{self, Config, Kind, Loaded};
 use crate::error::{Class, chain};
 use crate::kernel::Kernel;
 use crate::paths::Paths;
+use crate::plan::Scope;
 use crate::state::{Effect, Ended, Event, Failure, Moment, Phase, Reason, SessionId, Target, Tick, Wanted};
+use crate::sys::clock::ClockWatch;
 use crate::tunnel::enf::session::{self, Spec};
 use crate::tunnel::{Reporter, SessionEvent};
-use clock::ClockWatch;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -300,7 +300,7 @@ impl Daemon {
             }
             return;
         }
-        let before = tunnel.plan_of(&old);
+        let before = Scope::of(&old);
         if tunnel.state.target == Target::Up {
             self.feed(name, Event::Reconnect(Reason::Config)).await;
         } else if tunnel.in_force != Wanted::Open {
@@ -309,8 +309,7 @@ impl Daemon {
         }
         // The new plan is in force; only now what the old one alone had may go.
         let Some(tunnel) = self.tunnels.get_mut(name) else { return };
-        let after = tunnel.plan();
-        for error in self.kernel.retire(&before, &after).await {
+        for error in self.kernel.retire(&before, &tunnel.plan()).await {
             log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
         }
     }
@@ -320,7 +319,7 @@ impl Daemon {
         log::info!(ENFTUN_TUNNEL = name; "the file of {name} is gone: it is disconnected and forgotten");
         self.feed(name, Event::Disconnect).await;
         let Some(tunnel) = self.tunnels.remove(name) else { return };
-        for error in self.kernel.clear(&tunnel.plan()).await.err().into_iter().flatten() {
+        for error in self.kernel.clear(&Scope::of(&tunnel.config)).await.err().into_iter().flatten() {
             log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
         }
         if let Err(error) = self.targets.forget(name) {

@@ -47,12 +47,7 @@ impl Supervised {
     }
 
     pub fn plan(&self) -> Plan {
-        self.plan_of(&self.config)
-    }
-
-    /// The plan of the present state for another configuration of this tunnel.
-    pub fn plan_of(&self, config: &config::Tunnel) -> Plan {
-        plan::build(config, &self.wanted(), self.state.kept_addresses())
+        plan::build(&self.config, &self.wanted(), self.state.kept_addresses())
     }
 
     /// The interface that carries the packets.

@@ -7,10 +7,11 @@ use super::wire::{Wire, WireError};
 use crate::config::{self, Host};
 use crate::error::{Class, chain};
 use crate::identity::{self, Credentials};
-use crate::state::{Ended, Failure, Link, Moment, Reason, Tls};
+use crate::state::{Ended, Failure, Link, Moment, Reason};
 use crate::sys::tun::Tun;
 use crate::transport::dial::{self, Options};
-use crate::transport::{tls, trust};
+use crate::transport::tls;
+use crate::transport::trust::{Anchors, RouterTrust};
 use crate::tunnel::{Counters, DropReason, Reporter, Session, SessionEvent};
 use ipnet::{IpNet, Ipv6Net};
 use std::io;
@@ -133,10 +134,11 @@ async fn connect_to(
     }
     let stream = stream?;
     let peer = stream.peer_addr().map_err(|error| broken(host, &error))?;
-    let anchors = remote.ca_cert_file.clone();
-    let trust = trust::RouterTrust::load(&anchors, remote.name.clone()).map_err(|error| Failure::from(&error))?;
+    let anchors = Anchors::load(&remote.ca_cert_file).map_err(|error| Failure::from(&error))?;
+    let trust = RouterTrust { anchors, name: remote.name.clone() };
     let name = tls::server_name(remote.name.as_deref(), peer.ip());
-    let config = tls::client_config(credentials, trust, &tls::VERSIONS).map_err(|error| Failure::from(&error))?;
+    let config = tls::client_config(credentials, trust, &tls::VERSIONS)
+        .map_err(|error| Failure::new(Reason::ProtocolError, error.class(), chain(&error)))?;
     let handshake = TlsConnector::from(config).connect(name, stream);
     match timeout(limit, handshake).await {
         Ok(Ok(stream)) => {
@@ -174,7 +176,7 @@ fn link(
 ) -> Link {
     let mut addresses: Vec<IpNet> = vec![Ipv6Net::from(own).into()];
     addresses.extend(enf.tun.ipv4_address.filter(|_| enf.route.allow_ipv4).map(IpNet::from));
-    let tls = Tls { local_not_after: credentials.not_after, ..tls::describe(wire.tls()) };
+    let tls = tls::describe(wire.tls(), credentials.not_after);
     let peer = wire.socket().peer_addr().unwrap_or_else(|_| SocketAddr::from(([0; 8], 0)));
     log::debug!(ENFTUN_TUNNEL = tunnel.name.as_str(), ENFTUN_REMOTE:% = host; "TLS handshake complete");
     Link { remote: host.to_string(), peer, addresses, tls }
@@ -342,7 +344,7 @@ impl Pump {
             ),
             Stop::Wire(WireError::Tls(error)) => {
                 let peer = self.wire.socket().peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
-                tls::failure(&io::Error::other(error), &peer)
+                tls::tls_failure(&error, &peer)
             }
             Stop::Wire(error) => {
                 let reason = match &error {
