@@ -3,3 +3,11 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+
+mod calls;
+mod listener;
+mod peer;
+mod presence;
+mod reads;
+mod signals;
+mod simulation;
