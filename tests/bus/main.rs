@@ -5,6 +5,7 @@
 mod common;
 
 mod calls;
+mod cli;
 mod listener;
 mod peer;
 mod presence;

@@ -90,9 +90,10 @@ impl Simulation {
 
     fn answer(&self, command: Command) {
         let Command { request, caller, reply } = command;
-        self.asked.lock().unwrap().push((request.clone(), caller));
         let refusal = self.refuse.lock().unwrap().clone();
+        let asked = (request.clone(), caller);
         if let Some(refusal) = refusal {
+            self.asked.lock().unwrap().push(asked);
             let _ = reply.send(Err(refusal));
             return;
         }
@@ -109,6 +110,8 @@ impl Simulation {
             Request::Reconnect(name) => self.transition(name, Phase::Connecting, Reason::User),
             Request::Reload | Request::Shutdown => {}
         }
+        // Only now: a test that sees the request sees what it caused, too.
+        self.asked.lock().unwrap().push(asked);
         let _ = reply.send(Ok(()));
     }
 
