@@ -465,5 +465,6 @@ async fn a_daemon_that_goes_while_it_is_waited_for_ends_the_wait() {
     let child = start(command);
     asked(&daemon, Request::Connect("enf0".to_owned()));
     served.close().await;
-    assert_eq!(complaint(child.wait_with_output().unwrap(), 3), "enftund left the bus");
+    let text = complaint(child.wait_with_output().unwrap(), 3);
+    assert!(["enftund left the bus", "enftund is not running"].iter().any(|start| text.starts_with(start)), "{text}");
 }

@@ -6,6 +6,7 @@ mod common;
 
 mod calls;
 mod cli;
+mod docs;
 mod listener;
 mod peer;
 mod presence;
