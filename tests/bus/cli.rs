@@ -209,6 +209,21 @@ async fn connect_with_wait_returns_when_connected_and_not_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_failure_from_before_the_answer_is_not_taken_for_the_new_attempts() {
+    let Some(bus) = PrivateBus::start("a_failure_from_before_the_answer_is_not_taken_for_the_new_attempts") else {
+        return;
+    };
+    let (daemon, _served) = daemon(&bus, &["enf0"]).await;
+    daemon.fail_late(failure(Reason::AuthFailed, "the old story"));
+    let mut command = bus.command(CTL);
+    command.args(["connect", "enf0", "--wait=300s"]);
+    let child = start(command);
+    asked(&daemon, Request::Connect("enf0".to_owned()));
+    daemon.connected("enf0");
+    assert_eq!(stdout(child.wait_with_output().unwrap()), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connect_with_wait_fails_with_the_failures_text_as_soon_as_trying_again_is_no_use() {
     let Some(bus) =
         PrivateBus::start("connect_with_wait_fails_with_the_failures_text_as_soon_as_trying_again_is_no_use")

@@ -13,6 +13,7 @@ pub struct Simulation {
     snapshot: watch::Sender<Arc<Snapshot>>,
     asked: Arc<Mutex<Vec<(Request, Caller)>>>,
     refuse: Arc<Mutex<Option<Refusal>>>,
+    late: Arc<Mutex<Option<Failure>>>,
 }
 
 /// 2026-01-02 03:04:05 UTC
@@ -84,7 +85,7 @@ impl Simulation {
         let tunnels = tunnels.iter().map(|name| ((*name).to_owned(), Arc::new(tunnel(name)))).collect();
         let first = Snapshot { generation: 1, tunnels, ..Snapshot::default() };
         let (snapshot, seen) = watch::channel(Arc::new(first));
-        let simulation = Self { snapshot, asked: Arc::default(), refuse: Arc::default() };
+        let simulation = Self { snapshot, asked: Arc::default(), refuse: Arc::default(), late: Arc::default() };
         (simulation, Core::new(send, seen), commands)
     }
 
@@ -99,6 +100,9 @@ impl Simulation {
         }
         match &request {
             Request::Connect(name) => {
+                if let Some(failure) = self.late.lock().unwrap().take() {
+                    self.fail(name, Phase::Error, failure);
+                }
                 self.tunnel(name, |tunnel| tunnel.target = Target::Up);
                 self.transition(name, Phase::Connecting, Reason::User);
             }
@@ -128,6 +132,11 @@ impl Simulation {
     /// From now on every request gets this answer.
     pub fn refuse(&self, refusal: Refusal) {
         *self.refuse.lock().unwrap() = Some(refusal);
+    }
+
+    /// An older attempt fails so while the next request to connect is on its way.
+    pub fn fail_late(&self, failure: Failure) {
+        *self.late.lock().unwrap() = Some(failure);
     }
 
     /// Publishes one snapshot with these changes.
