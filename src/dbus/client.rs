@@ -22,7 +22,7 @@ pub(super) type Properties = HashMap<String, OwnedVariant>;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No bus.
-    #[error("cannot reach the system bus; is dbus running?")]
+    #[error("cannot reach the system bus (is dbus running?)")]
     NoBus(#[source] zbus::Error),
     /// Nobody has the name.
     #[error(

@@ -33,7 +33,7 @@ pub const ERROR_PREFIX: &str = "org.enftun.Enftun1.Error.";
 #[derive(Debug, thiserror::Error)]
 pub enum BusError {
     /// No bus there.
-    #[error("cannot reach the system bus; is dbus running?")]
+    #[error("cannot reach the system bus (is dbus running?)")]
     Unreachable(#[source] zbus::Error),
     /// Somebody else has the name.
     #[error("the bus name {NAME} is taken by {owner}: another enftund runs; stop that one first")]

@@ -5,6 +5,8 @@
 mod common;
 
 mod calls;
+mod cli;
+mod docs;
 mod listener;
 mod peer;
 mod presence;

@@ -208,3 +208,24 @@ async fn busctl_monitor_reads_like_prose() {
         assert!(seen.contains(expected), "{expected} in {seen}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bus_that_is_too_slow_misses_signals_and_never_state() {
+    let Some(bus) = PrivateBus::start("a_bus_that_is_too_slow_misses_signals_and_never_state") else { return };
+    let (daemon, core) = Simulation::new(&["enf0"]);
+    let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
+    let mut listener = Listener::new(&bus).await;
+    // More changes between two looks than a snapshot remembers.
+    daemon.edit(|snapshot| {
+        for _ in 0..50 {
+            transition(snapshot, "enf0", Phase::Connecting, Reason::User);
+            transition(snapshot, "enf0", Phase::Reconnecting, Reason::Timeout);
+        }
+    });
+    let Signal::Properties(_, _, changed) = listener.next().await else { panic!("PropertiesChanged comes first") };
+    assert_eq!(changed["State"], "\"reconnecting\"");
+    full_stop(&daemon);
+    let told = listener.until(is_full_stop).await;
+    let told = told.iter().filter(|signal| matches!(signal, Signal::State(..))).count();
+    assert_eq!(told, enftun::daemon::snapshot::HISTORY);
+}

@@ -13,6 +13,7 @@ pub struct Simulation {
     snapshot: watch::Sender<Arc<Snapshot>>,
     asked: Arc<Mutex<Vec<(Request, Caller)>>>,
     refuse: Arc<Mutex<Option<Refusal>>>,
+    late: Arc<Mutex<Option<Failure>>>,
 }
 
 /// 2026-01-02 03:04:05 UTC
@@ -84,20 +85,24 @@ impl Simulation {
         let tunnels = tunnels.iter().map(|name| ((*name).to_owned(), Arc::new(tunnel(name)))).collect();
         let first = Snapshot { generation: 1, tunnels, ..Snapshot::default() };
         let (snapshot, seen) = watch::channel(Arc::new(first));
-        let simulation = Self { snapshot, asked: Arc::default(), refuse: Arc::default() };
+        let simulation = Self { snapshot, asked: Arc::default(), refuse: Arc::default(), late: Arc::default() };
         (simulation, Core::new(send, seen), commands)
     }
 
     fn answer(&self, command: Command) {
         let Command { request, caller, reply } = command;
-        self.asked.lock().unwrap().push((request.clone(), caller));
         let refusal = self.refuse.lock().unwrap().clone();
+        let asked = (request.clone(), caller);
         if let Some(refusal) = refusal {
+            self.asked.lock().unwrap().push(asked);
             let _ = reply.send(Err(refusal));
             return;
         }
         match &request {
             Request::Connect(name) => {
+                if let Some(failure) = self.late.lock().unwrap().take() {
+                    self.fail(name, Phase::Error, failure);
+                }
                 self.tunnel(name, |tunnel| tunnel.target = Target::Up);
                 self.transition(name, Phase::Connecting, Reason::User);
             }
@@ -109,6 +114,8 @@ impl Simulation {
             Request::Reconnect(name) => self.transition(name, Phase::Connecting, Reason::User),
             Request::Reload | Request::Shutdown => {}
         }
+        // Only now: a test that sees the request sees what it caused, too.
+        self.asked.lock().unwrap().push(asked);
         let _ = reply.send(Ok(()));
     }
 
@@ -125,6 +132,11 @@ impl Simulation {
     /// From now on every request gets this answer.
     pub fn refuse(&self, refusal: Refusal) {
         *self.refuse.lock().unwrap() = Some(refusal);
+    }
+
+    /// An older attempt fails so while the next request to connect is on its way.
+    pub fn fail_late(&self, failure: Failure) {
+        *self.late.lock().unwrap() = Some(failure);
     }
 
     /// Publishes one snapshot with these changes.
