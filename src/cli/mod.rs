@@ -3,18 +3,25 @@
 
 pub mod args;
 mod change;
+mod clear;
 mod list;
 mod monitor;
 mod output;
 mod reload;
+mod run;
 mod status;
 mod time;
 mod wait;
 
+use crate::config::{self, Tunnel};
+use crate::daemon::Refusal;
 use crate::dbus::client::ClientError;
 use crate::error::{Class, Exit, chain};
+use crate::kernel::KernelError;
+use crate::paths::Paths;
 use clap::{Parser, Subcommand};
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Drives enftund, which keeps this host on an overlay network through tunnels.
@@ -51,6 +58,10 @@ enum Verb {
     Monitor(monitor::Args),
     /// Has the configuration read again.
     Reload,
+    /// Runs one tunnel in the foreground, without the daemon; Ctrl-C takes everything away again.
+    Run(args::Run),
+    /// Takes away everything of a tunnel from the kernel, and so opens what was blocked.
+    Clear(args::Clear),
 }
 
 impl Verb {
@@ -64,6 +75,8 @@ impl Verb {
             Self::Wait(args) => wait::run(args).await,
             Self::Monitor(args) => monitor::run(args).await,
             Self::Reload => reload::run().await,
+            Self::Run(args) => run::run(args).await,
+            Self::Clear(args) => clear::run(args).await,
         }
     }
 }
@@ -96,6 +109,23 @@ pub enum CliError {
         /// How it is instead.
         now: String,
     },
+    /// The configuration has errors, which were all printed.
+    #[error("the configuration of {0} has errors")]
+    Configuration(String),
+    /// The kernel cannot be talked to.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The actor refuses.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Something of a tunnel is still in the kernel.
+    #[error("something of {tunnel} is still in the kernel: {why}; `enftunctl clear {tunnel}` tries again")]
+    LeftBehind {
+        /// The tunnel.
+        tunnel: String,
+        /// What, and why.
+        why: String,
+    },
     /// The output cannot be written.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
@@ -110,7 +140,10 @@ impl CliError {
         match self {
             Self::Client(error) => error.class(),
             Self::Failed { .. } | Self::TimedOut { .. } => Class::Transient,
-            Self::Output(_) | Self::Start(_) => Class::Environment,
+            Self::Configuration(_) => Class::Configuration,
+            Self::Kernel(error) => error.class(),
+            Self::Refused(refusal) => refusal.class(),
+            Self::Output(_) | Self::Start(_) | Self::LeftBehind { .. } => Class::Environment,
         }
     }
 
@@ -119,19 +152,33 @@ impl CliError {
         match self {
             Self::Client(error) => error.exit(),
             Self::TimedOut { .. } => Exit::TimedOut,
-            Self::Failed { .. } | Self::Output(_) | Self::Start(_) => self.class().into(),
+            _ => self.class().into(),
         }
     }
+}
+
+/// The tunnel that `NAME|FILE` means: a file when it looks like a path, else the file of that name. All findings are printed.
+fn load_tunnel(what: &str, paths: &Paths) -> Result<Tunnel, CliError> {
+    let is_path = what.contains('/') || what.ends_with(".toml");
+    let file = if is_path { PathBuf::from(what) } else { paths.tunnel_file(what) };
+    let (tunnel, findings) = config::load_tunnel(&file, &paths.config);
+    for finding in &findings {
+        eprintln!("{finding}");
+    }
+    tunnel.ok_or_else(|| CliError::Configuration(what.to_owned()))
 }
 
 /// The whole program: reads the command line, does what it says, and turns an error into one line and an exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(CliError::Start)
-        .and_then(|runtime| runtime.block_on(cli.verb.run()));
+    let done = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Start).and_then(
+        |runtime| {
+            let done = runtime.block_on(cli.verb.run());
+            // A name look-up may still hang in the resolver; the end does not wait for it.
+            runtime.shutdown_background();
+            done
+        },
+    );
     match done {
         Ok(()) => Exit::Ok.into(),
         // Whoever read the output has seen enough.

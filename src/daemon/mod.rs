@@ -170,7 +170,8 @@ impl Daemon {
             }
             SessionEvent::Ready(link) => self.feed(name, Event::Ready(session, link)).await,
             SessionEvent::Ended(ended) => {
-                if let Some(tunnel) = self.tunnels.get_mut(name).filter(|tunnel| tunnel.state.session() == Some(session))
+                if let Some(tunnel) =
+                    self.tunnels.get_mut(name).filter(|tunnel| tunnel.state.session() == Some(session))
                 {
                     tunnel.session = None;
                 }
@@ -362,6 +363,7 @@ impl Daemon {
             new: state.phase,
             old,
             reason: state.reason,
+            error: state.last_failure.clone().filter(|_| matches!(state.phase, Phase::Error | Phase::Reconnecting)),
         }));
         self.publish();
     }

@@ -97,9 +97,9 @@ impl Foreground {
                 let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
                 let word = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
                 let change = Change {
-                    state: word("state"),
+                    state: word("new"),
                     reason: word("reason"),
-                    error: line["last_error"]["text"].as_str().unwrap_or_default().to_owned(),
+                    error: word("error"),
                     line: line.clone(),
                 };
                 if sender.send(change).is_err() {

@@ -1,8 +1,8 @@
 //! What the integration tests share. One file per concern; a test says what is promised, and these say how it is shown.
 #![allow(dead_code, missing_docs)]
 
-pub mod certs;
 pub mod bus;
+pub mod certs;
 
 use std::time::{Duration, Instant};
 

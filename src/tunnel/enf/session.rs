@@ -113,18 +113,15 @@ fn worst(failures: Vec<Failure>) -> Failure {
     }
 }
 
-async fn connect_to(
-    spec: &Spec,
-    enf: &config::Enf,
-    credentials: &Credentials,
-    host: &Host,
-) -> Result<Wire, Failure> {
+async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, host: &Host) -> Result<Wire, Failure> {
     let remote = &spec.tunnel.remote;
     let limit = remote.connect_timeout;
     let addresses = dial::resolve(host, limit).await.map_err(|error| Failure::from(&error))?;
     grant(spec, host, &addresses).await;
-    let options =
-        Options { mark: enf.route.fwmark & enf.route.fwmark_mask, congestion_control: remote.congestion_control.clone() };
+    let options = Options {
+        mark: enf.route.fwmark & enf.route.fwmark_mask,
+        congestion_control: remote.congestion_control.clone(),
+    };
     let mut stream = Err(Failure::new(Reason::DnsFailed, Class::Transient, format!("{host} has no address")));
     for address in addresses {
         stream = dial::connect(address, &options, limit).await.map_err(|error| Failure::from(&error));
