@@ -207,7 +207,7 @@ pub fn transition(snapshot: &mut Snapshot, name: &str, new: Phase, reason: Reaso
     entry.since = SystemTime::now();
     snapshot.transitions += 1;
     let number = snapshot.transitions;
-    snapshot.history.push_back(Arc::new(Transition { number, tunnel: name.to_owned(), new, old, reason }));
+    snapshot.history.push_back(Arc::new(Transition { number, tunnel: name.to_owned(), new, old, reason, error: None }));
     while snapshot.history.len() > enftun::daemon::snapshot::HISTORY {
         snapshot.history.pop_front();
     }
