@@ -3,6 +3,7 @@
 
 pub mod bus;
 pub mod certs;
+pub mod netns;
 
 use std::time::{Duration, Instant};
 
