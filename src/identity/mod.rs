@@ -1,1 +1,162 @@
-//! identity
+//! Certificates and keys: reads them from files, checks that they fit each other and the clock, and tells which address
+//! they give. It judges nobody else's certificate (`transport::trust` does), and never writes, shows or logs a key.
+
+mod address;
+mod clock;
+mod error;
+
+pub use address::{address_of, ipv4_of, parse_address, unusable};
+pub(crate) use address::{addresses, common_names};
+pub use clock::{BUILD_EPOCH, clock_is_wrong, day, seconds};
+pub(crate) use error::clock_text;
+pub use error::{LoadError, Part};
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::Ipv6Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::SigningKey;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::{X509Name, X509Version};
+
+/// No file of certificates or keys is larger; a path that leads to a device must not fill the memory.
+const LIMIT: u64 = 4 << 20;
+
+/// A certificate with its chain and key, checked against each other and the clock.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// The own certificate first, then what the file holds behind it.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The private key.
+    pub key: Arc<dyn SigningKey>,
+    /// The own certificate's subject.
+    pub subject: String,
+    /// The end of the own certificate's validity, seconds since 1970.
+    pub not_after: i64,
+    /// Where the certificate was read.
+    pub cert_file: PathBuf,
+}
+
+/// Reads a certificate (with its chain) and its key, each PEM or DER, and checks that they can be used at the time `now`.
+pub fn load(cert_file: &Path, key_file: &Path, now: SystemTime) -> Result<Credentials, LoadError> {
+    let chain = certificates(cert_file)?;
+    let Some(Ok(own)) = chain.first().map(|leaf| parse(leaf).ok_or(leaf)) else {
+        return Err(LoadError::BadCertificate { path: cert_file.to_owned(), number: 1 });
+    };
+    let subject = name_text(&own.subject);
+    let (not_before, not_after) = (own.validity.not_before.timestamp(), own.validity.not_after.timestamp());
+    let spki = own.subject_pki.raw.to_vec();
+
+    let key = private_key(key_file)?;
+    if key.public_key().is_none_or(|public| public.as_ref() != spki) {
+        return Err(LoadError::Mismatch { cert_file: cert_file.to_owned(), key_file: key_file.to_owned() });
+    }
+    let now = seconds(now);
+    if now < not_before {
+        return Err(LoadError::NotYetValid { path: cert_file.to_owned(), not_before, now });
+    }
+    if now > not_after {
+        return Err(LoadError::Expired { path: cert_file.to_owned(), not_after, now });
+    }
+    Ok(Credentials { chain, key, subject, not_after, cert_file: cert_file.to_owned() })
+}
+
+/// The address that these credentials give this host.
+pub fn own_address(credentials: &Credentials) -> Result<Ipv6Addr, LoadError> {
+    let path = || credentials.cert_file.clone();
+    let address = credentials
+        .chain
+        .first()
+        .and_then(address_of)
+        .ok_or_else(|| LoadError::NoAddress { path: path(), subject: credentials.subject.clone() })?;
+    match unusable(address) {
+        Some(why) => Err(LoadError::Unusable { path: path(), address, why }),
+        None => Ok(address),
+    }
+}
+
+/// Every certificate in a file, PEM or DER; at least one. In PEM they are not parsed.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
+    let bytes = read(Part::Certificate, path, &open(Part::Certificate, path)?)?;
+    let found = if is_pem(&bytes) {
+        CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>().map_err(|source| LoadError::Pem {
+            part: Part::Certificate,
+            path: path.to_owned(),
+            source,
+        })?
+    } else {
+        let whole = parse(&bytes).is_some();
+        whole.then(|| CertificateDer::from(bytes)).into_iter().collect()
+    };
+    if found.is_empty() {
+        return Err(LoadError::NoCertificate { path: path.to_owned() });
+    }
+    Ok(found)
+}
+
+fn private_key(path: &Path) -> Result<Arc<dyn SigningKey>, LoadError> {
+    let file = open(Part::Key, path)?;
+    let metadata = file.metadata().map_err(|source| unreadable(Part::Key, path, source))?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(LoadError::KeyOpen { path: path.to_owned(), mode });
+    }
+    let bytes = read(Part::Key, path, &file)?;
+    let key = if is_pem(&bytes) {
+        PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
+            pem::Error::NoItemsFound if bytes.windows(ENCRYPTED.len()).any(|part| part == ENCRYPTED) => {
+                LoadError::KeyEncrypted { path: path.to_owned() }
+            }
+            pem::Error::NoItemsFound => LoadError::NoKey { path: path.to_owned() },
+            source => LoadError::Pem { part: Part::Key, path: path.to_owned(), source },
+        })?
+    } else {
+        PrivateKeyDer::try_from(bytes).map_err(|_| LoadError::NoKey { path: path.to_owned() })?
+    };
+    any_supported_type(&key).map_err(|source| LoadError::BadKey { path: path.to_owned(), source })
+}
+
+const ENCRYPTED: &[u8] = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";
+const PEM: &[u8] = b"-----BEGIN ";
+
+fn is_pem(bytes: &[u8]) -> bool {
+    bytes.windows(PEM.len()).any(|part| part == PEM)
+}
+
+fn unreadable(part: Part, path: &Path, source: io::Error) -> LoadError {
+    LoadError::Read { part, path: path.to_owned(), source }
+}
+
+fn open(part: Part, path: &Path) -> Result<File, LoadError> {
+    File::open(path).map_err(|source| unreadable(part, path, source))
+}
+
+fn read(part: Part, path: &Path, file: &File) -> Result<Vec<u8>, LoadError> {
+    let mut bytes = Vec::new();
+    file.take(LIMIT).read_to_end(&mut bytes).map_err(|source| unreadable(part, path, source))?;
+    if bytes.is_empty() { Err(LoadError::Empty { part, path: path.to_owned() }) } else { Ok(bytes) }
+}
+
+/// The whole of `der` as one certificate. X.509 v1 and v2 have no extensions, and there is no v4.
+pub(crate) fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
+    let (rest, certificate) = X509Certificate::from_der(der).ok()?;
+    let known = match certificate.version {
+        X509Version::V1 | X509Version::V2 => certificate.extensions().is_empty(),
+        X509Version::V3 => true,
+        _ => false,
+    };
+    (rest.is_empty() && known).then_some(certificate)
+}
+
+/// A subject or issuer as people read it, on one line whatever it holds.
+pub(crate) fn name_text(name: &X509Name<'_>) -> String {
+    name.to_string().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}

@@ -1,1 +1,3 @@
-//! sys
+//! What no safe interface offers: ioctls of the TUN device. The only unsafe code of the program.
+
+pub mod tun;

@@ -2,3 +2,5 @@
 //! tunnel carries, and nothing changes the host.
 
 pub mod dial;
+pub mod tls;
+pub mod trust;

@@ -1,6 +1,10 @@
 //! What the integration tests share. One file per concern; a test says what is promised, and these say how it is shown.
 #![allow(dead_code, missing_docs)]
 
+pub mod bus;
+pub mod certs;
+pub mod netns;
+
 use std::time::{Duration, Instant};
 
 /// Says loudly that a test cannot run here. With `ENFTUN_REQUIRE_ALL=1` that is a failure.

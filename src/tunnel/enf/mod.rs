@@ -4,3 +4,5 @@ pub mod filter;
 pub mod frame;
 pub mod heartbeat;
 pub mod packet;
+pub mod session;
+pub mod wire;

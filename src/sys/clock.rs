@@ -1,5 +1,6 @@
 //! Notices that somebody set the wall clock (NTP after a boot at 1970): certificates that were "not yet valid" deserve
 //! another look at once.
+#![allow(unsafe_code)]
 
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
@@ -20,14 +21,14 @@ pub struct ClockWatch {
 impl ClockWatch {
     /// Starts watching; needs a tokio runtime.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { timer: AsyncFd::register(armed()?.into())? })
+        Ok(Self { timer: armed()? })
     }
 
     /// Waits until the wall clock is set.
     pub async fn set(&mut self) {
         if self.timer.readable().await.is_ok() {
             // The old timer has done its work; a new one watches for the next jump.
-            if let Ok(timer) = armed().and_then(|timer| AsyncFd::register(timer.into())) {
+            if let Ok(timer) = armed() {
                 self.timer = timer;
                 return;
             }
@@ -36,11 +37,12 @@ impl ClockWatch {
     }
 }
 
-fn armed() -> io::Result<TimerFd> {
+fn armed() -> io::Result<AsyncFd<OwnedFd>> {
     let timer = TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
     let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
     timer.set(Expiration::OneShot(TimeSpec::from_duration(NEVER)), flags)?;
-    Ok(timer)
+    // SAFETY: an `OwnedFd` is open, and the same descriptor, until the `AsyncFd` that owns it is dropped.
+    Ok(unsafe { AsyncFd::register(timer.into()) }?)
 }
 
 #[cfg(test)]
