@@ -3,6 +3,8 @@
 
 pub mod bus;
 pub mod certs;
+pub mod client;
+pub mod fake_router;
 pub mod netns;
 
 use std::time::{Duration, Instant};
