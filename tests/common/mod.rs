@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs)]
 
 pub mod certs;
+pub mod netns;
 
 use std::time::{Duration, Instant};
 
