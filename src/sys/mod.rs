@@ -1,1 +1,4 @@
-//! sys
+//! What no safe interface offers: ioctls of the TUN device. The only unsafe code of the program.
+
+pub mod passed;
+pub mod tun;
