@@ -1,1 +1,207 @@
-//! kernel
+//! The only place that changes the host: brings a [`Plan`] into force by rtnetlink and the TUN device, and takes it back.
+//! It decides nothing: what shall be there is the plan's business, and what belongs to whom is its scope's.
+//!
+//! One file per concern, each with the same verbs: `observe` what is there, `apply` one item, `clear` one item.
+
+mod address;
+mod error;
+mod link;
+mod route;
+mod rule;
+
+pub use error::KernelError;
+
+use crate::plan::{self, Change, Observed, Plan, Scope};
+use crate::sys::tun::Tun;
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::AbortHandle;
+
+/// How long a plan may take to come into force.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// One round does it; more are needed when somebody else changes the same things, or left other settings of them behind.
+const ROUNDS: usize = 3;
+
+/// A plan in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// What was changed, as commands; empty when all was there already.
+    pub changes: Vec<String>,
+    /// The device's index, if the plan has one.
+    pub ifindex: Option<u32>,
+}
+
+/// The kernel of one network namespace: that of the thread that made it.
+#[derive(Debug)]
+pub struct Kernel {
+    netlink: rtnetlink::Handle,
+    driver: AbortHandle,
+    owner: u32,
+    held: HashMap<String, Held>,
+}
+
+/// A device whose descriptor we hold.
+#[derive(Debug)]
+struct Held {
+    index: u32,
+    tun: Arc<Tun>,
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Kernel {
+    /// Opens rtnetlink. `owner` is the user who may attach to TUN devices; in a user namespace that does not know this user,
+    /// it is the user we are. Needs a tokio runtime.
+    pub fn new(owner: u32) -> Result<Self, KernelError> {
+        // With strict checks the kernel honours the filters of dumps: a table of ours is read without all others.
+        let (connection, netlink, _) = rtnetlink::new_connection_with_strict_check().map_err(KernelError::Netlink)?;
+        let driver = tokio::spawn(connection).abort_handle();
+        Ok(Self { netlink, driver, owner: link::owner_here(owner), held: HashMap::new() })
+    }
+
+    /// What is there of a tunnel.
+    pub async fn observe(&self, scope: &Scope) -> Result<Observed, KernelError> {
+        let link =
+            link::observe(&self.netlink, &scope.dev, self.owner, self.held.get(&scope.dev).map(|held| held.index))
+                .await
+                .map_err(|error| KernelError::observe("the link", error))?;
+        let addresses = match &link {
+            Some(link) => address::observe(&self.netlink, link.index, &scope.dev)
+                .await
+                .map_err(|error| KernelError::observe("its addresses", error))?,
+            None => Vec::new(),
+        };
+        let index = link.as_ref().map(|link| link.index);
+        let routes = route::observe(&self.netlink, scope, index)
+            .await
+            .map_err(|error| KernelError::observe("the routes", error))?;
+        let rules =
+            rule::observe(&self.netlink, scope).await.map_err(|error| KernelError::observe("the rules", error))?;
+        Ok(Observed { link, addresses, routes, rules })
+    }
+
+    /// Brings a plan into force, and returns once the kernel holds exactly that. After an error, what was there before still
+    /// blocks: everything is added before anything is deleted.
+    pub async fn apply(&mut self, plan: &Plan) -> Result<Applied, KernelError> {
+        tokio::time::timeout(DEADLINE, self.converge(plan)).await.unwrap_or(Err(KernelError::TimedOut(DEADLINE)))
+    }
+
+    async fn converge(&mut self, plan: &Plan) -> Result<Applied, KernelError> {
+        let mut applied = Applied::default();
+        for _ in 0..ROUNDS {
+            let due = self.due(plan, &mut applied).await?;
+            if due.is_empty() {
+                return Ok(applied);
+            }
+            for change in due {
+                self.execute(&change).await?;
+                applied.changes.push(change.to_string());
+            }
+        }
+        let remaining = self.due(plan, &mut applied).await?;
+        if remaining.is_empty() { Ok(applied) } else { Err(KernelError::Unstable(remaining)) }
+    }
+
+    /// What is still to be done for a plan.
+    async fn due(&mut self, plan: &Plan, applied: &mut Applied) -> Result<Vec<Change>, KernelError> {
+        let observed = self.observe(&plan.scope).await?;
+        applied.ifindex = observed.link.as_ref().map(|link| link.index);
+        // A descriptor of a device that is gone is good for nothing.
+        self.held.retain(|dev, held| *dev != plan.scope.dev || Some(held.index) == applied.ifindex);
+        Ok(plan::diff(plan, &observed))
+    }
+
+    /// Takes back everything of a tunnel. Goes on after an error; what is absent already is no error.
+    pub async fn clear(&mut self, scope: &Scope) -> Result<(), Vec<KernelError>> {
+        tokio::time::timeout(DEADLINE, self.take_back(scope))
+            .await
+            .unwrap_or_else(|_| Err(vec![KernelError::TimedOut(DEADLINE)]))
+    }
+
+    async fn take_back(&mut self, scope: &Scope) -> Result<(), Vec<KernelError>> {
+        let nothing = scope.empty();
+        let mut errors = Vec::new();
+        for _ in 0..ROUNDS {
+            errors.clear();
+            let due = self.due(&nothing, &mut Applied::default()).await.map_err(|error| vec![error])?;
+            if due.is_empty() {
+                self.held.remove(&scope.dev);
+                return Ok(());
+            }
+            for change in due {
+                if let Err(error) = self.execute(&change).await {
+                    errors.push(error);
+                }
+            }
+        }
+        match self.due(&nothing, &mut Applied::default()).await {
+            Ok(remaining) if remaining.is_empty() => return Ok(()),
+            Ok(remaining) => errors.push(KernelError::Unstable(remaining)),
+            Err(error) => errors.push(error),
+        }
+        Err(errors)
+    }
+
+    /// The device's descriptor, while this process is attached to it.
+    pub fn tun(&self, dev: &str) -> Option<Arc<Tun>> {
+        self.held.get(dev).map(|held| held.tun.clone())
+    }
+
+    async fn execute(&mut self, change: &Change) -> Result<(), KernelError> {
+        let netlink = &self.netlink;
+        let done = match change {
+            Change::AddRule(rule) => rule::apply(netlink, rule).await,
+            Change::DeleteRule(rule) => rule::clear(netlink, rule).await,
+            Change::AddRoute(route) => route::apply(netlink, route).await,
+            Change::DeleteRoute(route) => route::clear(netlink, route).await,
+            Change::AddAddress(address) => address::apply(netlink, address).await,
+            Change::DeleteAddress(address) => address::clear(netlink, address).await,
+            Change::CreateLink(dev) => return link::create(netlink, dev, self.owner).await,
+            Change::Attach(dev) => {
+                let tun = Arc::new(link::attach(dev)?);
+                link::index(dev).map(|index| {
+                    self.held.insert(dev.clone(), Held { index, tun });
+                })
+            }
+            Change::OwnLink(dev) => match self.held.get(dev) {
+                Some(held) => held.tun.adopt(self.owner),
+                None => link::attach(dev)?.adopt(self.owner),
+            },
+            Change::SetCarrier(dev, on) => match self.held.get(dev) {
+                Some(held) => held.tun.set_carrier(*on),
+                None => Err(io::ErrorKind::NotConnected.into()),
+            },
+            Change::SetMtu(dev, mtu) => link::set_mtu(netlink, dev, *mtu).await,
+            Change::NoLinkLocal(dev) => link::no_link_local(netlink, dev).await,
+            Change::SetSysctls(dev) => link::set_sysctls(dev),
+            Change::SetUp(dev) => link::set_up(netlink, dev).await,
+            Change::DeleteLink(dev) => {
+                self.held.remove(dev);
+                link::clear(netlink, dev).await
+            }
+        };
+        done.map_err(|source| KernelError::Change { change: Box::new(change.clone()), source })
+    }
+}
+
+/// The plain error of a netlink request.
+fn plain(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other),
+    }
+}
+
+/// The result of a request for which some error means that all is as it shall be.
+fn unless(done: Result<(), rtnetlink::Error>, fine: nix::errno::Errno) -> io::Result<()> {
+    match done.map_err(plain) {
+        Err(error) if error.raw_os_error() == Some(fine as i32) => Ok(()),
+        result => result,
+    }
+}

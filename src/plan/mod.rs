@@ -1,32 +1,181 @@
 //! What the kernel must hold for a tunnel, as a value: built from the configuration and the state, printed as ip commands.
-//! No I/O. `kernel` compares it with what is there and makes the difference go away.
+//! No I/O. `kernel` compares it with what is there ([`diff`]) and makes the difference go away.
+//!
+//! `docs/kernel.md` draws the layout and says why each part is as it is.
 
-use crate::config;
+mod diff;
+mod item;
+
+pub(crate) use diff::SYSCTLS;
+pub use diff::{Change, FoundLink, Observed, diff};
+pub use item::{Action, Address, Family, Link, Match, Route, Rule, Target};
+
+use crate::config::{self, Kind};
 use crate::state::Wanted;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
+use std::fmt;
+use std::net::Ipv6Addr;
 
-/// Everything of one tunnel. Owned scopes: the device, the table, the rules in [`PREFERENCES`] with its mark or table,
-/// and the multicast routes of the local table with our metrics.
+/// The rules of all tunnels are in this block: before l3mdev, so that VRFs are blocked too.
+const BLOCK: std::ops::RangeInclusive<u32> = 200..=999;
+
+/// All IPv6 multicast, which the kernel routes in table local, before any rule of ours.
+const MULTICAST: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
+
+/// Everything of one tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
+    /// What is ours: nothing else is touched.
+    pub scope: Scope,
     /// The TUN device, if there shall be one.
     pub link: Option<Link>,
     /// Addresses on the device.
-    pub addresses: Vec<IpNet>,
+    pub addresses: Vec<Address>,
+    /// Routes of our table, and multicast routes of table local.
+    pub routes: Vec<Route>,
+    /// Rules, in the order in which they are added.
+    pub rules: Vec<Rule>,
 }
 
-/// The TUN device.
+/// What belongs to one tunnel in the kernel: the device with its addresses, all routes of the table, and exactly those
+/// rules and multicast routes that a plan with this mark and these prefixes can hold. No two tunnels share any of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
+pub struct Scope {
     /// Interface name.
     pub dev: String,
-    /// MTU in bytes.
-    pub mtu: u16,
-    /// Whether packets may flow.
-    pub carrier: bool,
+    /// Routing table.
+    pub table: u32,
+    /// Mark of our own packets.
+    pub mark: u32,
+    /// The bits of the mark that are ours.
+    pub mask: u32,
+    /// What goes by the tunnel or nowhere. After a reload, prefixes that were configured before may stand here beside those
+    /// of the plan: then `apply` removes them, after it has added the new ones.
+    pub prefixes: Vec<IpNet>,
 }
 
-/// The plan of one tunnel for what is wanted of it.
-pub fn build(_tunnel: &config::Tunnel, _wanted: &Wanted) -> Plan {
-    Plan { link: None, addresses: Vec::new() }
+impl Scope {
+    /// What belongs to this tunnel.
+    pub fn of(tunnel: &config::Tunnel) -> Self {
+        let Kind::Enf(enf) = &tunnel.kind;
+        let route = &enf.route;
+        let mut prefixes = route.prefixes.clone();
+        // Everything is everything: IPv4 that may not pass the tunnel goes nowhere.
+        if prefixes.contains(&Family::V6.everything()) && !prefixes.contains(&Family::V4.everything()) {
+            prefixes.push(Family::V4.everything());
+        }
+        Self { dev: enf.tun.dev.clone(), table: route.table, mark: route.fwmark, mask: route.fwmark_mask, prefixes }
+    }
+
+    /// Nothing of all this: the plan that `clear` applies.
+    pub fn empty(&self) -> Plan {
+        Plan { scope: self.clone(), link: None, addresses: Vec::new(), routes: Vec::new(), rules: Vec::new() }
+    }
+
+    /// The multicast among the prefixes.
+    fn multicast(&self) -> Vec<IpNet> {
+        let mut all: Vec<IpNet> = Vec::new();
+        for prefix in &self.prefixes {
+            let multicast = match prefix {
+                IpNet::V6(prefix) if prefix.contains(&MULTICAST) => IpNet::V6(MULTICAST),
+                IpNet::V6(prefix) if MULTICAST.contains(prefix) => IpNet::V6(*prefix),
+                IpNet::V4(_) | IpNet::V6(_) => continue,
+            };
+            if !all.contains(&multicast) {
+                all.push(multicast);
+            }
+        }
+        all
+    }
+
+    /// Whether a rule of the kernel's is this tunnel's: one of our layout, or any of our block that leads into our table.
+    pub fn owns_rule(&self, rule: &Rule) -> bool {
+        let ours = match &rule.matches {
+            Match::Mark { mark, mask } => (*mark, *mask) == (self.mark, self.mask),
+            Match::To(prefix) => self.prefixes.contains(prefix),
+        };
+        (ours && *rule == Rule::new(rule.family, rule.matches.clone(), rule.action))
+            || (BLOCK.contains(&rule.preference) && rule.action == Action::Lookup(self.table))
+    }
+
+    /// Whether a route of the kernel's is this tunnel's.
+    pub fn owns_route(&self, route: &Route) -> bool {
+        let multicast = || {
+            self.multicast()
+                .iter()
+                .any(|prefix| *route == Route::multicast(*prefix, &self.dev) || *route == Route::no_multicast(*prefix))
+        };
+        route.table == self.table || (route.table == Route::LOCAL && multicast())
+    }
 }
+
+/// The plan of one tunnel for what is wanted of it. `kept` are the addresses that stay on the link between two sessions,
+/// so that sockets keep their source.
+pub fn build(tunnel: &config::Tunnel, wanted: &Wanted, kept: &[IpNet]) -> Plan {
+    let Kind::Enf(enf) = &tunnel.kind;
+    let mut plan = Scope::of(tunnel).empty();
+    let (link, carrier, addresses) = match wanted {
+        Wanted::Open => return plan,
+        Wanted::Blocked => (false, false, [].as_slice()),
+        Wanted::Connecting => (true, false, kept),
+        Wanted::Connected(addresses) => (true, true, addresses.as_slice()),
+    };
+
+    let scope = &plan.scope;
+    // The configured prefixes, and nothing that is only blocked: IPv4 without `allow_ipv4`.
+    let carried = |prefix: &&IpNet| {
+        enf.route.prefixes.contains(prefix) && (enf.route.allow_ipv4 || Family::of(prefix) == Family::V6)
+    };
+    plan.rules = rules(scope, carried);
+
+    let multicast = scope.multicast();
+    plan.routes.extend(multicast.iter().map(|prefix| Route::no_multicast(*prefix)));
+    if link {
+        plan.routes.extend(multicast.iter().map(|prefix| Route::multicast(*prefix, &scope.dev)));
+        plan.routes.extend(
+            scope.prefixes.iter().filter(carried).map(|prefix| Route::via_tun(*prefix, scope.table, &scope.dev)),
+        );
+        plan.link = Some(Link { dev: scope.dev.clone(), mtu: enf.tun.mtu, carrier });
+        if enf.tun.set_address {
+            plan.addresses = addresses.iter().map(|net| Address::own(*net, &scope.dev)).collect();
+        }
+    }
+    plan
+}
+
+/// In each family: marked packets first, then the prefixes; and each `unreachable` before the lookup that it backs.
+fn rules(scope: &Scope, carried: impl Fn(&&IpNet) -> bool) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for family in Family::ALL {
+        let marked = Match::Mark { mark: scope.mark, mask: scope.mask };
+        rules.push(Rule::new(family, marked.clone(), Action::Unreachable));
+        rules.push(Rule::new(family, marked, Action::Lookup(Route::MAIN)));
+        for prefix in scope.prefixes.iter().filter(|prefix| Family::of(prefix) == family) {
+            rules.push(Rule::new(family, Match::To(*prefix), Action::Unreachable));
+            if carried(&prefix) {
+                rules.push(Rule::new(family, Match::To(*prefix), Action::Lookup(scope.table)));
+            }
+        }
+    }
+    rules
+}
+
+impl fmt::Display for Plan {
+    /// The commands that bring a host without anything of ours to this plan, for `sh`, in the order of application. Whoever
+    /// runs them names the user that may attach to the device in `OWNER`; the carrier comes with the process that attaches.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut section = "";
+        for change in diff(self, &Observed::default()) {
+            let heading = change.heading();
+            if heading != section {
+                writeln!(f, "# {heading}")?;
+                section = heading;
+            }
+            writeln!(f, "{change}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! Why the kernel could not be brought to a plan.
+
+use crate::error::{Class, chain};
+use crate::plan::Change;
+use crate::state::{Failure, Reason};
+use nix::errno::Errno;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+/// Why the kernel could not be brought to a plan, or a plan not be taken back.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// No netlink socket.
+    #[error("open a netlink socket")]
+    Netlink(#[source] io::Error),
+    /// It cannot be seen what is there.
+    #[error("read {what} from the kernel")]
+    Observe {
+        /// What was asked for.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A change was refused.
+    #[error("`{change}` failed{}", advice(source))]
+    Change {
+        /// The change.
+        change: Box<Change>,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no TUN driver, or we may not use it.
+    #[error(
+        "{} cannot be opened; `modprobe tun` loads the driver, and a unit needs DeviceAllow={} rw",
+        crate::sys::tun::NODE,
+        crate::sys::tun::NODE
+    )]
+    NoTun(#[source] io::Error),
+    /// A link of this name is there and it is something else.
+    #[error("{dev} exists and is not a TUN device ({kind}); choose another tun.dev, or remove it")]
+    NotTun {
+        /// Interface name.
+        dev: String,
+        /// What it is.
+        kind: String,
+    },
+    /// Another process holds the device.
+    #[error("{dev} is in use by another process; stop it (is a second enftund running?), or choose another tun.dev")]
+    Busy {
+        /// Interface name.
+        dev: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The device cannot be attached to.
+    #[error("attach to {dev}, a TUN device that somebody else made{}; `ip link del {dev}` removes it", advice(source))]
+    Attach {
+        /// Interface name.
+        dev: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// Somebody else changes the same things.
+    #[error("somebody else keeps changing what belongs to the tunnel; still to be done: {}", listed(.0))]
+    Unstable(Vec<Change>),
+    /// The deadline passed.
+    #[error("the kernel did not take the changes within {} s", .0.as_secs())]
+    TimedOut(Duration),
+}
+
+impl KernelError {
+    pub(super) fn observe(what: &'static str, error: rtnetlink::Error) -> Self {
+        Self::Observe { what, source: super::plain(error) }
+    }
+
+    /// The class of the error.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Netlink(source) | Self::Observe { source, .. } | Self::Change { source, .. } => class_of(source),
+            Self::NoTun(_) | Self::NotTun { .. } | Self::Attach { .. } => Class::Environment,
+            Self::Busy { .. } | Self::Unstable(_) | Self::TimedOut(_) => Class::Transient,
+        }
+    }
+}
+
+impl From<&KernelError> for Failure {
+    fn from(error: &KernelError) -> Self {
+        Self::new(Reason::RouteFailed, error.class(), chain(error))
+    }
+}
+
+fn errno(error: &io::Error) -> Option<Errno> {
+    error.raw_os_error().map(Errno::from_raw)
+}
+
+fn class_of(error: &io::Error) -> Class {
+    match errno(error) {
+        Some(Errno::EINVAL) => Class::Bug,
+        Some(
+            Errno::EPERM
+            | Errno::EACCES
+            | Errno::EROFS
+            | Errno::ENOENT
+            | Errno::EOPNOTSUPP
+            | Errno::EAFNOSUPPORT
+            | Errno::EPROTONOSUPPORT
+            | Errno::EMFILE
+            | Errno::ENFILE,
+        ) => Class::Environment,
+        _ => Class::Transient,
+    }
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match errno(error) {
+        Some(Errno::EPERM) => {
+            ": the capability CAP_NET_ADMIN is missing (run as root, or give it to the unit with AmbientCapabilities=)"
+        }
+        Some(Errno::EROFS) => ": /proc/sys is read-only here (a unit needs ReadWritePaths=/proc/sys/net)",
+        _ => "",
+    }
+}
+
+fn listed(changes: &[Change]) -> impl fmt::Display + '_ {
+    struct Listed<'a>(&'a [Change]);
+    impl fmt::Display for Listed<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            for (number, change) in self.0.iter().enumerate() {
+                write!(f, "{}`{change}`", if number == 0 { "" } else { ", " })?;
+            }
+            Ok(())
+        }
+    }
+    Listed(changes)
+}

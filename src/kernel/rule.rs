@@ -1,0 +1,104 @@
+//! Routing rules. Only rules of `protocol kernel` that are nothing but a mark or a destination with a lookup or `unreachable`
+//! are looked at: any further selector makes it somebody else's.
+
+use super::{plain, unless};
+use crate::plan::{Action, Family, Match, Rule, Scope};
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use nix::errno::Errno;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::RouteProtocol;
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use rtnetlink::{Handle, IpVersion};
+use std::io;
+
+pub(super) async fn observe(netlink: &Handle, scope: &Scope) -> Result<Vec<Rule>, rtnetlink::Error> {
+    let mut ours = Vec::new();
+    for version in [IpVersion::V6, IpVersion::V4] {
+        let mut dump = std::pin::pin!(netlink.rule().get(version).execute());
+        while let Some(message) = dump.try_next().await? {
+            ours.extend(parse(&message).filter(|rule| scope.owns_rule(rule)));
+        }
+    }
+    Ok(ours)
+}
+
+pub(super) async fn apply(netlink: &Handle, rule: &Rule) -> io::Result<()> {
+    let mut request = netlink.rule().add();
+    *request.message_mut() = message(rule);
+    unless(request.execute().await, Errno::EEXIST)
+}
+
+pub(super) async fn clear(netlink: &Handle, rule: &Rule) -> io::Result<()> {
+    match netlink.rule().del(message(rule)).execute().await.map_err(plain) {
+        Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(()),
+        result => result,
+    }
+}
+
+fn message(rule: &Rule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = match rule.family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    };
+    let attributes = &mut message.attributes;
+    attributes.push(RuleAttribute::Priority(rule.preference));
+    attributes.push(RuleAttribute::Protocol(RouteProtocol::Kernel));
+    match &rule.matches {
+        Match::Mark { mark, mask } => {
+            attributes.push(RuleAttribute::FwMark(*mark));
+            attributes.push(RuleAttribute::FwMask(*mask));
+        }
+        Match::To(prefix) if prefix.prefix_len() == 0 => {}
+        Match::To(prefix) => {
+            message.header.dst_len = prefix.prefix_len();
+            attributes.push(RuleAttribute::Destination(prefix.network()));
+        }
+    }
+    message.header.action = match rule.action {
+        Action::Unreachable => RuleAction::Unreachable,
+        Action::Lookup(table) => {
+            attributes.push(RuleAttribute::Table(table));
+            RuleAction::ToTable
+        }
+    };
+    message
+}
+
+fn parse(message: &RuleMessage) -> Option<Rule> {
+    let header = &message.header;
+    let family = match header.family {
+        AddressFamily::Inet => Family::V4,
+        AddressFamily::Inet6 => Family::V6,
+        _ => return None,
+    };
+    let plain = header.src_len == 0 && header.tos == 0 && !header.flags.contains(RuleFlags::Invert);
+    let (mut preference, mut mark, mut mask, mut to, mut table, mut protocol) =
+        (0, 0, 0, None, header.table.into(), None);
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Priority(value) => preference = *value,
+            RuleAttribute::FwMark(value) => mark = *value,
+            RuleAttribute::FwMask(value) => mask = *value,
+            RuleAttribute::Table(value) => table = *value,
+            RuleAttribute::Protocol(value) => protocol = Some(*value),
+            RuleAttribute::Destination(value) => to = Some(*value),
+            // The kernel always sends these two; all ones means that they are not used.
+            RuleAttribute::SuppressPrefixLen(u32::MAX) | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
+            _ => return None,
+        }
+    }
+    let matches = match (mask, to) {
+        (0, None) if header.dst_len == 0 => Match::To(family.everything()),
+        (0, Some(address)) => Match::To(IpNet::new(address, header.dst_len).ok()?),
+        (mask, None) => Match::Mark { mark, mask },
+        _ => return None,
+    };
+    let action = match header.action {
+        RuleAction::Unreachable => Action::Unreachable,
+        RuleAction::ToTable => Action::Lookup(table),
+        _ => return None,
+    };
+    (plain && protocol == Some(RouteProtocol::Kernel)).then_some(Rule { family, preference, matches, action })
+}

@@ -1,0 +1,134 @@
+//! A descriptor of a TUN device: packets in and out without blocking, and the settings that only a holder may change.
+//! It neither creates a persistent device nor touches links, addresses or routes: that is `kernel`.
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_uint};
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// The device node that all TUN devices are made and opened through.
+pub const NODE: &str = "/dev/net/tun";
+
+// linux/if_tun.h. A kernel that does not know `IFF_NO_CARRIER` (before 6.0) ignores it.
+const IFF_TUN: u16 = 0x0001;
+const IFF_NO_CARRIER: u16 = 0x0040;
+const IFF_NO_PI: u16 = 0x1000;
+/// More packets than any TUN queue holds.
+const DRAIN: usize = 65_536;
+
+/// `struct ifreq`, as far as TUNSETIFF reads it.
+#[repr(C)]
+struct IfReq {
+    name: [u8; 16],
+    flags: u16,
+    rest: [u8; 22],
+}
+
+mod raw {
+    use super::{IfReq, c_int, c_uint};
+    use nix::{ioctl_write_int_bad, ioctl_write_ptr_bad, request_code_write};
+
+    ioctl_write_ptr_bad!(set_iff, request_code_write!(b'T', 202, size_of::<c_int>()), IfReq);
+    ioctl_write_int_bad!(set_persist, request_code_write!(b'T', 203, size_of::<c_int>()));
+    ioctl_write_int_bad!(set_owner, request_code_write!(b'T', 204, size_of::<c_int>()));
+    ioctl_write_int_bad!(set_offload, request_code_write!(b'T', 208, size_of::<c_uint>()));
+    ioctl_write_ptr_bad!(set_carrier, request_code_write!(b'T', 226, size_of::<c_int>()), c_int);
+}
+
+/// An open queue of a TUN device. Whole IP packets without any header; closed on exec. Dropping it leaves a persistent
+/// device behind, without carrier.
+#[derive(Debug)]
+pub struct Tun {
+    fd: AsyncFd<OwnedFd>,
+    name: String,
+}
+
+impl Tun {
+    /// Attaches to the device, with the carrier and all offloads off. Needs a runtime.
+    ///
+    /// # Errors
+    /// `EBUSY`: somebody else is attached. `EINVAL`: it is no TUN device, or has many queues. `EPERM`: it belongs to another
+    /// user. A device that does not exist is made, and vanishes with the descriptor; that needs `CAP_NET_ADMIN`.
+    pub fn open(name: &str) -> io::Result<Self> {
+        let flags = nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC;
+        let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(NODE)?;
+        let mut request = IfReq { name: [0; 16], flags: IFF_TUN | IFF_NO_PI | IFF_NO_CARRIER, rest: [0; 22] };
+        match request.name.get_mut(..name.len()) {
+            // The last byte stays zero.
+            Some(place) if !name.is_empty() && name.len() < 16 => place.copy_from_slice(name.as_bytes()),
+            _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "an interface name has 1 to 15 bytes")),
+        }
+        // SAFETY: the descriptor is open, and the request is a `struct ifreq` (40 bytes) that outlives the call.
+        unsafe { raw::set_iff(file.as_raw_fd(), &raw const request) }?;
+        // Another program may have left segmentation on; then a read returns more than a packet.
+        // SAFETY: takes its argument by value.
+        unsafe { raw::set_offload(file.as_raw_fd(), 0) }?;
+        // SAFETY: an `OwnedFd` is open, and the same descriptor, until the `AsyncFd` that owns it is dropped.
+        let fd = unsafe { AsyncFd::register(OwnedFd::from(file)) }?;
+        let tun = Self { fd, name: name.to_owned() };
+        tun.set_carrier(false)?;
+        Ok(tun)
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Makes the device stay when its last descriptor is closed, and lets only this user (and `CAP_NET_ADMIN`) attach.
+    pub fn adopt(&self, owner: u32) -> io::Result<()> {
+        let owner = c_int::from_ne_bytes(owner.to_ne_bytes());
+        // SAFETY: both take their argument by value.
+        unsafe {
+            raw::set_owner(self.fd.as_raw_fd(), owner)?;
+            raw::set_persist(self.fd.as_raw_fd(), 1)?;
+        }
+        Ok(())
+    }
+
+    /// Turns the carrier on or off. Without it the kernel drops what is sent to the device; packets that were still queued
+    /// from before are thrown away when it comes back.
+    pub fn set_carrier(&self, on: bool) -> io::Result<()> {
+        if on {
+            let mut packet = [0; 1];
+            let _ = (0..DRAIN).try_for_each(|_| nix::unistd::read(&self.fd, &mut packet).map(drop));
+        }
+        let on = c_int::from(on);
+        // SAFETY: the argument is an int that outlives the call.
+        unsafe { raw::set_carrier(self.fd.as_raw_fd(), &raw const on) }?;
+        Ok(())
+    }
+
+    /// Waits until a packet may be there.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.fd.readable().await?.retain_ready();
+        Ok(())
+    }
+
+    /// Waits until a packet may be taken.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.fd.writable().await?.retain_ready();
+        Ok(())
+    }
+
+    /// One packet, if there is one; else `WouldBlock`, and [`readable`](Self::readable) waits for the next. A packet longer
+    /// than the buffer is cut.
+    pub fn try_recv(&self, packet: &mut [u8]) -> io::Result<usize> {
+        self.fd.try_io(Interest::READABLE, |fd| Ok(nix::unistd::read(fd, packet)?))
+    }
+
+    /// Hands one packet to the kernel as received.
+    pub fn try_send(&self, packet: &[u8]) -> io::Result<()> {
+        self.fd.try_io(Interest::WRITABLE, |fd| Ok(nix::unistd::write(fd, packet).map(drop)?))
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
