@@ -55,7 +55,8 @@ impl<T> Reading<T> {
 pub(super) fn read<T>(file: &Path, text: &str, walk: impl FnOnce(&mut Section<'_>) -> T) -> Reading<T> {
     let source = Source::new(file, text);
     let (root, errors) = DeTable::parse_recoverable(source.text());
-    let mut sink = Sink { source: &source, state: RefCell::default(), broken_lines: BTreeSet::new() };
+    let mut sink =
+        Sink { source: &source, state: RefCell::default(), broken_lines: BTreeSet::new(), lost_from: usize::MAX };
     for error in &errors {
         sink.syntax(error.message(), error.span().unwrap_or(0..0));
     }
@@ -88,23 +89,35 @@ struct Sink<'a> {
     state: RefCell<Collected>,
     /// Lines with a syntax error: what the parser guessed there is not worth a second finding.
     broken_lines: BTreeSet<usize>,
+    /// From this byte on the parser has lost its way in the tables, and its guesses are not worth a finding at all.
+    lost_from: usize,
 }
 
 impl Sink<'_> {
     fn syntax(&mut self, message: &str, span: Range<usize>) {
-        if !self.broken_lines.insert(self.source.line(span.start)) {
+        let line = self.source.line(span.start);
+        if span.start >= self.lost_from || !self.broken_lines.insert(line) {
             return;
         }
-        let name = self.source.text().get(span.clone()).unwrap_or_default().trim();
-        let text = match message {
-            "duplicate key" => format!("{} is given twice", quoted(name)),
-            other => other.replace('\n', " "),
+        let there = self.source.text().get(span.clone()).unwrap_or_default().trim();
+        let text = if message == "duplicate key" {
+            format!("{} is given twice", quoted(there))
+        } else if message.starts_with("missing comma") && self.source.begins_statement(line) {
+            self.lost_from = span.start;
+            "an array or inline table that begins above is not closed, or lacks a comma".to_owned()
+        } else if message.starts_with("string values must be quoted") && there.is_empty() {
+            "the value is missing".to_owned()
+        } else {
+            if message.starts_with("unclosed") {
+                self.lost_from = span.start;
+            }
+            message.replace('\n', " ")
         };
         self.keep(Severity::Error, || self.source.finding(Severity::Error, String::new(), span, text));
     }
 
     fn push(&self, severity: Severity, key: String, span: Range<usize>, complaint: Complaint) {
-        if self.broken_lines.contains(&self.source.line(span.start)) {
+        if span.start >= self.lost_from || self.broken_lines.contains(&self.source.line(span.start)) {
             return;
         }
         self.keep(severity, || {
@@ -417,7 +430,7 @@ fn describe(value: &DeValue<'_>) -> &'static str {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "an integer",
         DeValue::Float(_) => "a number with a decimal point",
-        DeValue::Boolean(_) => "true or false",
+        DeValue::Boolean(_) => "a boolean",
         DeValue::Datetime(_) => "a date or time",
         DeValue::Array(_) => "an array",
         DeValue::Table(_) => "a table",

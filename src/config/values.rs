@@ -215,11 +215,22 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Complaint> {
             Err(Complaint::new(&format!("{} has port 0; it must be 1 to 65535", quoted(text))))
         }
         Ok(address) => Ok(address),
-        Err(_) => Err(match text.trim_matches(['[', ']']).parse::<IpAddr>() {
-            Ok(address) => complaint().help(&format!("write \"{}\"", SocketAddr::new(address, 443))),
-            Err(_) => complaint(),
+        Err(_) => Err(match bracketed(text) {
+            Some(address) => complaint().help(&format!("write \"{address}\"")),
+            None => complaint(),
         }),
     }
+}
+
+/// What was likely meant by an address without a port, or without brackets before its port.
+fn bracketed(text: &str) -> Option<SocketAddr> {
+    if let Some((address, digits)) = text.rsplit_once(':')
+        && let (Ok(address), Ok(port)) = (address.parse::<Ipv6Addr>(), digits.parse())
+    {
+        return Some(SocketAddr::new(address.into(), port));
+    }
+    let address = text.trim_matches(['[', ']']).parse::<IpAddr>().ok()?;
+    Some(SocketAddr::new(address, 443))
 }
 
 /// An address and a prefix length, as it is written. A bare address gets a suggestion.
