@@ -34,6 +34,14 @@ pub(super) fn quoted(text: &str) -> String {
     }
 }
 
+/// `text` as it is, and not longer than a line.
+pub(super) fn clipped(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+    }
+}
+
 /// Longest duration that is taken: deadlines are sums with the clock, and must not overflow.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
