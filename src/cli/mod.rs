@@ -3,6 +3,7 @@
 
 pub mod args;
 mod change;
+mod check;
 mod list;
 mod monitor;
 mod output;
@@ -15,6 +16,7 @@ use crate::dbus::client::ClientError;
 use crate::error::{Class, Exit, chain};
 use clap::{Parser, Subcommand};
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Drives enftund, which keeps this host on an overlay network through tunnels.
@@ -23,7 +25,7 @@ use std::process::ExitCode;
     name = "enftunctl",
     version,
     disable_help_subcommand = true,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 enftund is not running, 4 not authorised, 5 no such tunnel, \
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 enftund is not running, 4 not authorised, 5 no such tunnel or file, \
                   6 timed out, 78 configuration errors."
 )]
 struct Cli {
@@ -51,6 +53,8 @@ enum Verb {
     Monitor(monitor::Args),
     /// Has the configuration read again.
     Reload,
+    /// Checks configuration files, without the daemon.
+    Check(check::Args),
 }
 
 impl Verb {
@@ -64,6 +68,7 @@ impl Verb {
             Self::Wait(args) => wait::run(args).await,
             Self::Monitor(args) => monitor::run(args).await,
             Self::Reload => reload::run().await,
+            Self::Check(args) => check::run(args),
         }
     }
 }
@@ -96,6 +101,15 @@ pub enum CliError {
         /// How it is instead.
         now: String,
     },
+    /// The configuration has errors; they were printed.
+    #[error("the configuration has {errors} error{}", if *.errors == 1 { "" } else { "s" })]
+    Configuration {
+        /// How many.
+        errors: usize,
+    },
+    /// Not there.
+    #[error("{} does not exist", .0.display())]
+    NoFile(PathBuf),
     /// The output cannot be written.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
@@ -110,6 +124,7 @@ impl CliError {
         match self {
             Self::Client(error) => error.class(),
             Self::Failed { .. } | Self::TimedOut { .. } => Class::Transient,
+            Self::Configuration { .. } | Self::NoFile(_) => Class::Configuration,
             Self::Output(_) | Self::Start(_) => Class::Environment,
         }
     }
@@ -119,7 +134,8 @@ impl CliError {
         match self {
             Self::Client(error) => error.exit(),
             Self::TimedOut { .. } => Exit::TimedOut,
-            Self::Failed { .. } | Self::Output(_) | Self::Start(_) => self.class().into(),
+            Self::NoFile(_) => Exit::NotFound,
+            Self::Failed { .. } | Self::Configuration { .. } | Self::Output(_) | Self::Start(_) => self.class().into(),
         }
     }
 }
