@@ -157,6 +157,7 @@ impl Client {
         let trust = RouterTrust { anchors, name: Some("router.example".into()) };
         let config = client_config(&credentials, trust, &VERSIONS).unwrap();
         let io = TcpStream::connect(LISTEN).await.unwrap();
+        io.set_nodelay(true).unwrap();
         let name = ServerName::try_from("router.example").unwrap();
         let (io, tls) = tokio_rustls::TlsConnector::from(config).connect(name, io).await.unwrap().into_inner();
         let wire = Wire::new(io, Connection::Client(tls));
@@ -370,9 +371,13 @@ fn two_hosts_on_one_certificate_are_warned_about_and_calmed() {
                 let (bed, identity, taken_over) = (Arc::clone(&bed), identity.clone(), Arc::clone(&taken_over));
                 tokio::spawn(async move {
                     loop {
-                        let mut host = Client::connect(&bed, A, &identity).await;
-                        taken_over.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        while host.next_or_end().await.is_ok() {}
+                        let mut host = Client::shake_hands(&bed, A, &identity).await;
+                        let request = host.request("fe80::1");
+                        host.send(&request).await;
+                        if host.next_or_end().await.is_ok() {
+                            taken_over.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                            while host.next_or_end().await.is_ok() {}
+                        }
                     }
                 })
             })
@@ -405,8 +410,9 @@ fn a_host_that_waits_gets_the_address_at_once_when_the_other_leaves() {
         }
         let mut third = Client::shake_hands(&bed, A, &identity).await;
         third.send(&request).await;
-        bed.until("it is held", |status| status.sessions.iter().any(|session| session.phase == "held")).await;
-        second.ask_router().await;
+        third.send(&third.request(B)).await;
+        let heard = |session: &SessionStatus| session.phase == "held" && session.drops == drops(&[("no-route", 1)]);
+        bed.until("it is held, and was heard", |status| status.sessions.iter().any(heard)).await;
         second.wire.close();
         drop(second);
         assert!(is_reply_from(&third.next().await, ROUTER), "the answer that it waits for comes late, but it comes");
