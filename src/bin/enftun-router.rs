@@ -1,2 +1,7 @@
 //! `enftun-router`: the far end.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    enftun::router::cli::run(enftun::config::load_router)
+}
