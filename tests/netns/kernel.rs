@@ -405,6 +405,23 @@ fn only_the_prefixes_go_by_the_tunnel() {
 }
 
 #[test]
+fn an_own_address_with_a_short_prefix_takes_no_marked_packet_into_the_tunnel() {
+    in_netns_with_tun("an_own_address_with_a_short_prefix_takes_no_marked_packet_into_the_tunnel", || {
+        let lan = Lan::new();
+        block_on(async {
+            let mut kernel = kernel();
+            let own = vec!["fd00:8f80::5/64".parse().unwrap(), "203.0.113.1/24".parse().unwrap()];
+            kernel.apply(&build(&everything_with_ipv4(), &Wanted::Connected(own), &[])).await.unwrap();
+            for address in [INSIDE, OUTSIDE_IPV4] {
+                enters(&kernel, "enf0", &to(address));
+                lan.hears(&to(address).marked());
+            }
+            lan.heard_nothing_else();
+        });
+    });
+}
+
+#[test]
 fn without_the_device_nothing_leaves_by_another_door() {
     in_netns_with_tun("without_the_device_nothing_leaves_by_another_door", || {
         let lan = Lan::new();
