@@ -178,7 +178,7 @@ fn enters(kernel: &Kernel, dev: &str, probe: &Probe<'_>) {
     wait_for(&format!("{probe:?} in {dev}"), || {
         probe.send().unwrap();
         let mut packet = [0; 1500];
-        while let Ok(length) = block_on_readable(&tun, &mut packet) {
+        while let Ok(length) = read_now(&tun, &mut packet) {
             if packet[..length].ends_with(b"probe") {
                 return true;
             }
@@ -187,7 +187,7 @@ fn enters(kernel: &Kernel, dev: &str, probe: &Probe<'_>) {
     });
 }
 
-fn block_on_readable(tun: &enftun::sys::tun::Tun, packet: &mut [u8]) -> io::Result<usize> {
+fn read_now(tun: &enftun::sys::tun::Tun, packet: &mut [u8]) -> io::Result<usize> {
     // Readiness is learned by the runtime's driver; the descriptor itself knows at once.
     Ok(nix::unistd::read(tun, packet)?)
 }
