@@ -178,7 +178,7 @@ fn enters(kernel: &Kernel, dev: &str, probe: &Probe<'_>) {
     wait_for(&format!("{probe:?} in {dev}"), || {
         probe.send().unwrap();
         let mut packet = [0; 1500];
-        while let Ok(length) = block_on_readable(&tun, &mut packet) {
+        while let Ok(length) = read_now(&tun, &mut packet) {
             if packet[..length].ends_with(b"probe") {
                 return true;
             }
@@ -187,7 +187,7 @@ fn enters(kernel: &Kernel, dev: &str, probe: &Probe<'_>) {
     });
 }
 
-fn block_on_readable(tun: &enftun::sys::tun::Tun, packet: &mut [u8]) -> io::Result<usize> {
+fn read_now(tun: &enftun::sys::tun::Tun, packet: &mut [u8]) -> io::Result<usize> {
     // Readiness is learned by the runtime's driver; the descriptor itself knows at once.
     Ok(nix::unistd::read(tun, packet)?)
 }
@@ -399,6 +399,23 @@ fn only_the_prefixes_go_by_the_tunnel() {
             // A longer route in main changes nothing.
             sh("ip -6 route add fd00:8f80::98/127 via fd00:1::2");
             enters(&kernel, "enf0", &to(INSIDE));
+            lan.heard_nothing_else();
+        });
+    });
+}
+
+#[test]
+fn an_own_address_with_a_short_prefix_takes_no_marked_packet_into_the_tunnel() {
+    in_netns_with_tun("an_own_address_with_a_short_prefix_takes_no_marked_packet_into_the_tunnel", || {
+        let lan = Lan::new();
+        block_on(async {
+            let mut kernel = kernel();
+            let own = vec!["fd00:8f80::5/64".parse().unwrap(), "203.0.113.1/24".parse().unwrap()];
+            kernel.apply(&build(&everything_with_ipv4(), &Wanted::Connected(own), &[])).await.unwrap();
+            for address in [INSIDE, OUTSIDE_IPV4] {
+                enters(&kernel, "enf0", &to(address));
+                lan.hears(&to(address).marked());
+            }
             lan.heard_nothing_else();
         });
     });
