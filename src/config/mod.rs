@@ -3,6 +3,18 @@
 //!
 //! The types are plain values: `state`, `plan` and the sessions take them as they are.
 
+mod daemon;
+mod findings;
+mod load;
+mod reader;
+mod router;
+mod tunnel;
+mod unavailable;
+mod values;
+
+pub use findings::{Finding, Severity, findings_json};
+pub use load::{Loaded, check_files, load, load_router, load_tunnel, parse_daemon, parse_router, parse_tunnel};
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -271,7 +271,9 @@ impl Daemon {
             log::warn!("{}", finding.one_line());
         }
         if loaded.has_errors() {
-            let errors: Vec<String> = loaded.errors().map(|finding| finding.one_line()).collect();
+            let is_error = |finding: &&config::Finding| finding.severity == config::Severity::Error;
+            let errors: Vec<String> =
+                loaded.findings.iter().filter(is_error).map(|finding| finding.one_line()).collect();
             return Err(Refusal::InvalidConfig(errors.join("; ")));
         }
         log::set_max_level(loaded.config.daemon.log_level);

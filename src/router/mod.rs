@@ -1,1 +1,273 @@
-//! router
+//! The far end: TLS listeners, one session per client address, forwarding between sessions and to an uplink into this host.
+//!
+//! | file | owns |
+//! |---|---|
+//! | [`forward`] | where a packet goes, as a pure decision |
+//! | [`duplicates`] | two hosts on one certificate, as pure bookkeeping |
+//! | [`sessions`] | who has which address |
+//! | [`session`] | one session's task |
+//! | [`listen`] | sockets, handshakes, whom to let in |
+//! | [`uplink`] | the TUN device |
+//! | [`control`], [`status`] | what the router shows of itself |
+//! | [`cli`] | `enftun-router` |
+//!
+//! A packet never waits for another client: each session has a bounded queue, and what does not fit is dropped and counted.
+
+pub mod cli;
+pub mod control;
+pub mod duplicates;
+mod error;
+pub mod forward;
+pub mod listen;
+pub mod quiet;
+pub mod session;
+pub mod sessions;
+pub mod status;
+pub mod uplink;
+
+pub use error::RouterError;
+
+use crate::config;
+use crate::error::chain;
+use crate::tunnel::{Counters, DropReason};
+use forward::{Rules, Verdict};
+use listen::Trust;
+use nix::errno::Errno;
+use quiet::Quiet;
+use sd_notify::NotifyState;
+use sessions::{Session, Sessions};
+use status::{Status, Sum, Totals, Warning};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use uplink::Uplink;
+
+/// Connections beyond `max_sessions` that may shake hands or say goodbye at the same time.
+const COMING_AND_GOING: usize = 1024;
+
+/// What the outside asks of a running router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Read certificate, key and client CA again.
+    Reload,
+    /// Say goodbye to all and end.
+    Stop,
+}
+
+/// What all sessions share.
+pub struct Hub {
+    /// Who has which address.
+    pub sessions: Sessions,
+    rules: Rules,
+    uplink: Option<Uplink>,
+    trust: RwLock<Arc<Trust>>,
+    /// One per connection, from its first byte to its last.
+    places: Arc<Semaphore>,
+    all_places: u32,
+    stopping: watch::Sender<bool>,
+    started: Instant,
+    listeners: Vec<SocketAddr>,
+    handshakes_failed: AtomicU64,
+    connections_refused: AtomicU64,
+    refused_lines: Quiet,
+    handshake_lines: Quiet,
+}
+
+/// Runs a router until it is told to stop. `passed` are listening sockets that somebody else opened.
+///
+/// # Errors
+/// Whatever keeps it from starting. Once it runs, it runs.
+pub async fn serve(
+    config: &config::Router,
+    passed: Vec<TcpListener>,
+    mut orders: mpsc::Receiver<Order>,
+) -> Result<(), RouterError> {
+    let trust = Arc::new(Trust::load(config)?);
+    let listeners = listen::open(&config.listen, passed)?;
+    let uplink = match &config.tun {
+        Some(tun) => Some(Uplink::open(tun).await?),
+        None => None,
+    };
+    let control = control::Socket::bind(&config.control_socket)?;
+    let all_places = u32::try_from((config.max_sessions + COMING_AND_GOING).min(Semaphore::MAX_PERMITS));
+    let all_places = all_places.unwrap_or(u32::MAX);
+    let hub = Arc::new(Hub {
+        sessions: Sessions::new(config.max_sessions),
+        rules: Rules {
+            between_clients: config.between_clients,
+            multicast: config.multicast,
+            allow_ipv4: config.allow_ipv4,
+            uplink: uplink.is_some(),
+        },
+        uplink,
+        trust: RwLock::new(trust),
+        places: Arc::new(Semaphore::new(all_places as usize)),
+        all_places,
+        stopping: watch::Sender::new(false),
+        started: Instant::now(),
+        listeners: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
+        handshakes_failed: AtomicU64::new(0),
+        connections_refused: AtomicU64::new(0),
+        refused_lines: Quiet::default(),
+        handshake_lines: Quiet::default(),
+    });
+
+    // Dropped at the end: then nobody is let in any more.
+    let mut doors = JoinSet::new();
+    for listener in listeners {
+        doors.spawn(listen::accept(listener, Arc::clone(&hub)));
+    }
+    doors.spawn(control::answer(control, Arc::clone(&hub)));
+    if hub.uplink.is_some() {
+        doors.spawn(uplink::pump(Arc::clone(&hub)));
+    }
+    for address in &hub.listeners {
+        log::info!(address:%; "listening on {address}");
+    }
+    notify(NotifyState::Ready);
+
+    while let Some(Order::Reload) = orders.recv().await {
+        match Trust::load(config) {
+            Ok(trust) => {
+                *hub.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(trust);
+                log::info!("certificate, key and client CA were read again; new sessions use them");
+            }
+            Err(error) => log::error!("the certificate, key and client CA in use stay: {}", chain(&error)),
+        }
+    }
+
+    notify(NotifyState::Stopping);
+    doors.shutdown().await;
+    hub.stopping.send_replace(true);
+    hub.sessions.shut_down();
+    let everybody = hub.places.acquire_many(hub.all_places);
+    if tokio::time::timeout(session::GOODBYE + Duration::from_millis(500), everybody).await.is_err() {
+        log::warn!("some clients did not answer the goodbye");
+    }
+    Ok(())
+}
+
+/// Tells the service manager, if there is one.
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        log::warn!("cannot tell the service manager: {error}");
+    }
+}
+
+impl Hub {
+    /// Sends a packet from a client on its way.
+    pub fn forward(&self, from: &Session, bytes: &[u8]) {
+        let dropped = match forward::from_client(bytes, &from.client, &self.rules) {
+            Verdict::Drop(reason) => Some(reason),
+            Verdict::Reply(reply) => {
+                from.deliver(&reply);
+                None
+            }
+            Verdict::Unicast(to) => {
+                let found = self.sessions.find(to, |target| {
+                    let allowed = self.rules.between_clients || target.id == from.id;
+                    if allowed {
+                        target.deliver(bytes);
+                    }
+                    allowed
+                });
+                match found {
+                    Some(true) => None,
+                    Some(false) => Some(DropReason::NoRoute),
+                    None => self.to_uplink(bytes),
+                }
+            }
+            Verdict::Spread { uplink, sessions } => {
+                if sessions {
+                    self.sessions.each(|target| {
+                        if target.client.address != from.client.address {
+                            target.deliver(bytes);
+                        }
+                    });
+                }
+                // The copies are on their way whatever the uplink says.
+                if uplink { self.to_uplink(bytes).filter(|_| !sessions) } else { None }
+            }
+        };
+        match dropped {
+            None => from.counters.received(bytes.len()),
+            Some(reason) => from.counters.dropped_rx(reason),
+        }
+    }
+
+    /// Hands a packet to this host; says why not.
+    fn to_uplink(&self, bytes: &[u8]) -> Option<DropReason> {
+        let Some(uplink) = &self.uplink else { return Some(DropReason::NoRoute) };
+        match uplink.tun.try_send(bytes) {
+            Ok(()) => {
+                uplink.counters.transmitted(bytes.len());
+                None
+            }
+            Err(error) => {
+                let reason = drop_reason(&error);
+                uplink.counters.dropped_tx(reason);
+                Some(reason)
+            }
+        }
+    }
+
+    /// Sends a packet from this host on its way.
+    fn forward_from_host(&self, bytes: &[u8], counters: &Counters) {
+        let outcome = forward::from_uplink(bytes, &self.rules)
+            .and_then(|to| self.sessions.find(to, |target| target.deliver(bytes)).ok_or(DropReason::NoRoute));
+        match outcome {
+            Ok(()) => counters.received(bytes.len()),
+            Err(reason) => counters.dropped_rx(reason),
+        }
+    }
+
+    /// A connection was one too many.
+    fn refused(&self, peer: SocketAddr, why: &str) {
+        self.connections_refused.fetch_add(1, Relaxed);
+        if let Some(more) = self.refused_lines.allows() {
+            log::warn!(peer:%, more; "{peer} was refused: {why}{}", quiet::and_more(more));
+        }
+    }
+
+    /// Everything that `enftun-router status` shows.
+    pub fn status(&self) -> Status {
+        let (sessions, sum, duplicates) = self.sessions.report(Instant::now());
+        let mut uplink = Sum::default();
+        if let Some(Uplink { counters, .. }) = &self.uplink {
+            uplink.add(counters);
+        }
+        Status {
+            schema: 1,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime: self.started.elapsed().as_secs(),
+            listeners: self.listeners.clone(),
+            uplink: self.uplink.as_ref().map(|uplink| uplink.tun.name().to_owned()),
+            certificate_not_after: self.trust().not_after,
+            sessions,
+            totals: Totals {
+                handshakes_failed: self.handshakes_failed.load(Relaxed),
+                refused: self.connections_refused.load(Relaxed),
+                sum,
+                uplink,
+            },
+            warnings: duplicates.into_iter().map(|(address, count)| Warning::duplicate(address, count)).collect(),
+        }
+    }
+
+    fn trust(&self) -> Arc<Trust> {
+        Arc::clone(&self.trust.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What the kernel means by refusing a packet.
+fn drop_reason(error: &io::Error) -> DropReason {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EIO) => DropReason::TunDown,
+        Some(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) => DropReason::TunBusy,
+        _ => DropReason::TunRefused,
+    }
+}

@@ -1,3 +1,5 @@
 //! What no safe interface offers: ioctls of the TUN device. The only unsafe code of the program.
 
+pub mod clock;
+pub mod passed;
 pub mod tun;

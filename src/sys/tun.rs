@@ -17,6 +17,8 @@ pub const NODE: &str = "/dev/net/tun";
 const IFF_TUN: u16 = 0x0001;
 const IFF_NO_CARRIER: u16 = 0x0040;
 const IFF_NO_PI: u16 = 0x1000;
+/// A device that was deleted tells its readers by an error alone.
+const READ: Interest = Interest::READABLE.add(Interest::ERROR);
 /// More packets than any TUN queue holds.
 const DRAIN: usize = 65_536;
 
@@ -105,7 +107,7 @@ impl Tun {
 
     /// Waits until a packet may be there.
     pub async fn readable(&self) -> io::Result<()> {
-        self.fd.readable().await?.retain_ready();
+        self.fd.ready(READ).await?.retain_ready();
         Ok(())
     }
 
@@ -118,7 +120,7 @@ impl Tun {
     /// One packet, if there is one; else `WouldBlock`, and [`readable`](Self::readable) waits for the next. A packet longer
     /// than the buffer is cut.
     pub fn try_recv(&self, packet: &mut [u8]) -> io::Result<usize> {
-        self.fd.try_io(Interest::READABLE, |fd| Ok(nix::unistd::read(fd, packet)?))
+        self.fd.try_io(READ, |fd| Ok(nix::unistd::read(fd, packet)?))
     }
 
     /// Hands one packet to the kernel as received.

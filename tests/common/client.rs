@@ -5,15 +5,16 @@ use super::certs::{Ca, Identity};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// No state takes longer than this; it only ends a test that would hang.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The files of one tunnel.
 pub struct Tunnel {
-    pub directory: tempfile::TempDir,
+    pub directory: Arc<tempfile::TempDir>,
     /// Lines for `[remote]`.
     pub remote: String,
     /// Lines for `[route]`.
@@ -25,7 +26,7 @@ pub struct Tunnel {
 impl Tunnel {
     /// A tunnel to `[::1]:port` or any `host:port`, with these credentials and this CA file. Short deadlines and delays.
     pub fn new(host: &str, ca: &Ca, client: &Identity) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = Arc::new(tempfile::tempdir().unwrap());
         ca.write(directory.path(), "ca");
         client.write(directory.path(), "client");
         Self {
@@ -61,7 +62,12 @@ impl Tunnel {
     /// Runs it in the foreground until the result is dropped.
     pub fn run(&self) -> Foreground {
         let mut command = Command::new(env!("CARGO_BIN_EXE_enftunctl"));
-        Foreground::start(self.run_command(&mut command))
+        self.start(self.run_command(&mut command))
+    }
+
+    /// Starts a program that runs it; its files stay as long as the result.
+    pub fn start(&self, command: &mut Command) -> Foreground {
+        Foreground::start(command, self.directory.clone())
     }
 
     /// The arguments of `enftunctl run`, for tests that wrap the program in another.
@@ -85,29 +91,27 @@ pub struct Foreground {
     changes: Receiver<Change>,
     /// All changes seen so far.
     pub seen: Vec<Change>,
+    _files: Arc<tempfile::TempDir>,
 }
 
 impl Foreground {
-    pub fn start(command: &mut Command) -> Self {
+    fn start(command: &mut Command, files: Arc<tempfile::TempDir>) -> Self {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, changes) = channel();
         let out = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {
             for line in out.lines().map_while(Result::ok) {
-                let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+                let line: serde_json::Value =
+                    serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
                 let word = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
-                let change = Change {
-                    state: word("new"),
-                    reason: word("reason"),
-                    error: word("error"),
-                    line: line.clone(),
-                };
+                let change =
+                    Change { state: word("new"), reason: word("reason"), error: word("error"), line: line.clone() };
                 if sender.send(change).is_err() {
                     return;
                 }
             }
         });
-        Self { child, changes, seen: Vec::new() }
+        Self { child, changes, seen: Vec::new(), _files: files }
     }
 
     /// Waits for a change to `state`, and returns it.
@@ -140,7 +144,8 @@ impl Foreground {
 
     /// Ctrl-C, and waits for the end; the exit code.
     pub fn interrupt(mut self) -> Option<i32> {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.child.id() as i32), nix::sys::signal::Signal::SIGINT).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.child.id() as i32), nix::sys::signal::Signal::SIGINT)
+            .unwrap();
         self.child.wait().unwrap().code()
     }
 }

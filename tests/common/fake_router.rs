@@ -122,7 +122,11 @@ async fn shake(socket: TcpStream, config: Arc<ServerConfig>) -> Option<Wire> {
 
 /// A TLS server with this identity that asks for a client certificate and takes any, as the C client's test router does
 /// not even do. `key`: signs the handshake with this identity's key instead of its own.
-pub fn server(identity: &Identity, key: &Identity, versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<ServerConfig> {
+pub fn server(
+    identity: &Identity,
+    key: &Identity,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Arc<ServerConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let der = PrivateKeyDer::from_pem_slice(key.key_pem.as_bytes()).unwrap();
     let key = aws_lc_rs::sign::any_supported_type(&der).unwrap();
@@ -131,8 +135,8 @@ pub fn server(identity: &Identity, key: &Identity, versions: &[&'static rustls::
         .with_protocol_versions(versions)
         .unwrap()
         .with_client_cert_verifier(Arc::new(AnyClient))
-        .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
-    Arc::new(ServerConfig { cert_resolver: Arc::new(Always(Arc::new(certified))), ..config })
+        .with_cert_resolver(Arc::new(Always(Arc::new(certified))));
+    Arc::new(config)
 }
 
 #[derive(Debug)]

@@ -292,7 +292,9 @@ fn whatever_an_apply_left_half_done_is_completed_and_cleared() {
                 let mut kernel = kernel();
                 kernel.apply(&plan).await.unwrap();
                 let observed = kernel.observe(&plan.scope).await.unwrap();
-                for (found, wanted) in [(observed.rules.len(), goal.rules.len()), (observed.routes.len(), goal.routes.len())] {
+                for (found, wanted) in
+                    [(observed.rules.len(), goal.rules.len()), (observed.routes.len(), goal.routes.len())]
+                {
                     assert_eq!(found, wanted, "after {done} steps");
                 }
                 assert_eq!(plan::diff(&plan, &observed), []);
@@ -517,7 +519,8 @@ fn two_tunnels_with_nested_prefixes_live_side_by_side() {
             let mut kernel = kernel();
             kernel.apply(&connected(&wide)).await.unwrap();
             enters(&kernel, "enf0", &in_narrow);
-            kernel.apply(&build(&narrow, &Wanted::Connected(vec!["fd00:8f80:1::5/128".parse().unwrap()]), &[]))
+            kernel
+                .apply(&build(&narrow, &Wanted::Connected(vec!["fd00:8f80:1::5/128".parse().unwrap()]), &[]))
                 .await
                 .unwrap();
             assert_eq!(kernel.apply(&connected(&wide)).await.unwrap().changes, Vec::<String>::new());
@@ -656,7 +659,8 @@ fn what_is_written_to_the_device_arrives_on_the_host() {
             packet.extend("fd00:8f80::5".parse::<std::net::Ipv6Addr>().unwrap().octets());
             packet.extend([0x27, 0x0f, 0x27, 0x0f, 0, 12, 0, 0]);
             packet.extend(b"pong");
-            let pseudo = packet[8..].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum::<u32>() + 12 + 17;
+            let pseudo =
+                packet[8..].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum::<u32>() + 12 + 17;
             let folded = (pseudo & 0xffff) + (pseudo >> 16);
             let sum = !(((folded & 0xffff) + (folded >> 16)) as u16);
             packet[46..48].copy_from_slice(&sum.to_be_bytes());
@@ -675,7 +679,9 @@ fn a_foreign_device_of_that_name_is_left_alone_and_the_rules_still_block() {
     in_netns_with_tun("a_foreign_device_of_that_name_is_left_alone_and_the_rules_still_block", || {
         let lan = Lan::new();
         let plan = connected(&everything());
-        for (make, kind) in [("ip link add enf0 type veth peer name other", "veth"), ("ip tuntap add dev enf0 mode tap", "TAP")] {
+        for (make, kind) in
+            [("ip link add enf0 type veth peer name other", "veth"), ("ip tuntap add dev enf0 mode tap", "TAP")]
+        {
             sh(make);
             let before = state_of_host();
             block_on(async {

@@ -2,7 +2,7 @@
 //! program is `enftunctl run`, the kernel and TLS are real; only the far end is made to misbehave.
 
 use crate::common::certs::{Ca, Identity, Leaf};
-use crate::common::client::{Foreground, Tunnel};
+use crate::common::client::Tunnel;
 use crate::common::fake_router::{FakeRouter, Manners, client_address, server};
 use crate::common::netns::{in_netns_with_tun, ip, state_of_host};
 use crate::common::wait_for;
@@ -10,6 +10,8 @@ use enftun::tunnel::enf::packet::{ROUTER, icmpv6_echo};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ALL_VERSIONS, SupportedProtocolVersion};
 
+const ONLY_12: &[&SupportedProtocolVersion] = &[&TLS12];
+const ONLY_13: &[&SupportedProtocolVersion] = &[&TLS13];
 const PAST: (&str, &str) = ("20200101000000Z", "20210101000000Z");
 const FUTURE: (&str, &str) = ("21000101000000Z", "21500101000000Z");
 
@@ -57,7 +59,12 @@ fn as_is(tunnel: Tunnel) -> Tunnel {
     tunnel
 }
 
-fn connects(test: &str, world: impl FnOnce() -> World + Send, versions: &'static [&'static SupportedProtocolVersion], word: &str) {
+fn connects(
+    test: &str,
+    world: impl FnOnce() -> World + Send,
+    versions: &'static [&'static SupportedProtocolVersion],
+    word: &str,
+) {
     in_netns_with_tun(test, || {
         let world = world();
         let router = FakeRouter::start(Manners::Good(server(&world.router, &world.router, versions)));
@@ -74,22 +81,22 @@ fn connects(test: &str, world: impl FnOnce() -> World + Send, versions: &'static
 
 #[test]
 fn v3_certificates_connect_over_tls_1_3() {
-    connects("v3_certificates_connect_over_tls_1_3", World::v3, &[&TLS13], "TLSv1.3");
+    connects("v3_certificates_connect_over_tls_1_3", World::v3, ONLY_13, "TLSv1.3");
 }
 
 #[test]
 fn v3_certificates_connect_over_tls_1_2() {
-    connects("v3_certificates_connect_over_tls_1_2", World::v3, &[&TLS12], "TLSv1.2");
+    connects("v3_certificates_connect_over_tls_1_2", World::v3, ONLY_12, "TLSv1.2");
 }
 
 #[test]
 fn v1_certificates_connect_over_tls_1_3() {
-    connects("v1_certificates_connect_over_tls_1_3", World::v1, &[&TLS13], "TLSv1.3");
+    connects("v1_certificates_connect_over_tls_1_3", World::v1, ONLY_13, "TLSv1.3");
 }
 
 #[test]
 fn v1_certificates_connect_over_tls_1_2() {
-    connects("v1_certificates_connect_over_tls_1_2", World::v1, &[&TLS12], "TLSv1.2");
+    connects("v1_certificates_connect_over_tls_1_2", World::v1, ONLY_12, "TLSv1.2");
 }
 
 #[test]
@@ -131,7 +138,7 @@ fn a_leaf_may_not_sign_a_leaf() {
 fn a_router_that_does_not_have_the_key_of_its_certificate_is_not_trusted() {
     in_netns_with_tun("a_router_that_does_not_have_the_key_of_its_certificate_is_not_trusted", || {
         for world in [World::v3(), World::v1()] {
-            for versions in [&[&TLS12], &[&TLS13]] {
+            for versions in [ONLY_12, ONLY_13] {
                 let thief = server(&world.router, &world.client, versions);
                 expect(&world, Manners::Good(thief), as_is, "error", "certificate-untrusted", "signature");
             }
@@ -194,7 +201,8 @@ fn own_credentials_are_judged_before_anything_is_dialled() {
         let good = World::v3();
         let router = FakeRouter::start(Manners::Good(good.config()));
         let leaf = || Leaf::new("fd00:8f80:1::1234").ip("fd00:8f80:1::1234");
-        let other_key = Identity { key_pem: good.router.key_pem.clone(), ..good.client.clone() };
+        let mut other_key = good.client.clone();
+        other_key.key_pem = good.router.key_pem.clone();
         for (client, reason, text) in [
             (good.ca.sign_v3(leaf().valid(PAST)), "certificate-expired", "2021"),
             (good.ca.sign_v3(leaf().valid(FUTURE)), "certificate-not-yet-valid", "2100"),
@@ -243,14 +251,16 @@ fn a_key_that_others_can_read_is_refused_with_the_command_that_mends_it() {
 #[test]
 fn a_router_that_refuses_the_certificate_by_an_alert_gives_auth_failed() {
     in_netns_with_tun("a_router_that_refuses_the_certificate_by_an_alert_gives_auth_failed", || {
-        for versions in [&[&TLS12], &[&TLS13]] {
+        for versions in [ONLY_12, ONLY_13] {
             let good = World::v3();
             let world = World { client: Ca::v3("Other Root").sign_v3(Leaf::new("fd00:8f80:1::1234")), ..good };
             let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
             let mut anchors = rustls::RootCertStore::empty();
             anchors.add(world.ca.identity.cert_der.clone()).unwrap();
             let verifier =
-                rustls::server::WebPkiClientVerifier::builder_with_provider(anchors.into(), provider.clone()).build().unwrap();
+                rustls::server::WebPkiClientVerifier::builder_with_provider(anchors.into(), provider.clone())
+                    .build()
+                    .unwrap();
             let strict = rustls::ServerConfig::builder_with_provider(provider)
                 .with_protocol_versions(versions)
                 .unwrap()
@@ -269,7 +279,8 @@ fn three_sessions_closed_before_their_first_frame_give_auth_failed() {
         let mut run = world.tunnel_to(&router).run();
         let change = run.until("error");
         assert_eq!((change.reason.as_str(), router.connections()), ("auth-failed", 3), "{change:#?}");
-        let before: Vec<&str> = run.seen.iter().filter(|c| c.state == "reconnecting").map(|c| c.reason.as_str()).collect();
+        let before: Vec<&str> =
+            run.seen.iter().filter(|c| c.state == "reconnecting").map(|c| c.reason.as_str()).collect();
         assert_eq!(before, ["remote-closed", "remote-closed"]);
     });
 }
@@ -354,17 +365,17 @@ fn a_device_that_is_down_loses_packets_and_not_the_session() {
     in_netns_with_tun("a_device_that_is_down_loses_packets_and_not_the_session", || {
         let world = World::v3();
         let ping = icmpv6_echo("fd00:8f80:1::9".parse().unwrap(), client_address(), 128, b"\0\0\0\0");
-        let heartbeats = enftun::tunnel::enf::packet::echo_reply(
-            &enftun::tunnel::enf::heartbeat::request(client_address()),
-            ROUTER,
-        );
+        let heartbeats =
+            enftun::tunnel::enf::packet::echo_reply(&enftun::tunnel::enf::heartbeat::request(client_address()), ROUTER);
         let router = FakeRouter::start(Manners::Babbles(world.config(), vec![ping, heartbeats.unwrap()]));
         let mut run = world.tunnel_to(&router).run();
         run.until("connected");
         ip("link set enf0 down");
         // The session lives on while packets for the host meet EIO: no new connection is made, and traffic flows once the
         // device is up again.
-        let received = || ip("-s link show enf0").lines().nth(3).unwrap().split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
+        let received = || {
+            ip("-s link show enf0").lines().nth(3).unwrap().split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+        };
         ip("link set enf0 up");
         let before = received();
         wait_for("packets on the device", || received() > before);
@@ -408,7 +419,7 @@ fn a_silent_name_server_is_given_up_in_time() {
             file.display(),
             tunnel.path().display()
         );
-        let mut run = Foreground::start(std::process::Command::new("unshare").args(["-m", "sh", "-c", &script]));
+        let mut run = tunnel.start(std::process::Command::new("unshare").args(["-m", "sh", "-c", &script]));
         let change = run.until("reconnecting");
         assert_eq!(change.reason, "dns-failed");
         assert!(change.error.contains("router.example.net"), "{change:#?}");

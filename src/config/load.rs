@@ -1,0 +1,290 @@
+//! From a directory or a list of files to what a program runs by: reads the files, and compares them with each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::findings::{Finding, Severity, Source};
+use super::reader::{self, Reading};
+use super::values::{self, Complaint, quoted};
+use super::{Config, Enf, Group, Kind, Router, Tunnel, daemon, router, tunnel};
+use crate::paths::Paths;
+
+/// No configuration file is larger.
+const LARGEST: u64 = 1 << 20;
+
+/// What one configuration directory holds.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// Everything that could be used.
+    pub config: Config,
+    /// Everything that there is to say, file by file: `enftun.toml`, then the tunnels by name.
+    pub findings: Vec<Finding>,
+    /// Tunnels whose files have errors; they are not in `config.tunnels`.
+    pub broken: BTreeSet<String>,
+}
+
+impl Loaded {
+    /// Whether a file, or part of one, could not be used.
+    pub fn has_errors(&self) -> bool {
+        has_errors(&self.findings)
+    }
+}
+
+/// Reads `enftun.toml` and every `tunnels/NAME.toml` under `config_dir`, and compares them. What is absent has its default.
+/// A tunnel with errors is left out and named in [`Loaded::broken`]; the others are not harmed by it.
+pub fn load(config_dir: &Path) -> Loaded {
+    let paths = Paths { config: values::absolute(config_dir), ..Paths::default() };
+    let mut loaded = Loaded::default();
+    let mut groups = None;
+    match read_daemon(&paths.daemon_file()) {
+        Ok(None) => groups = Some(BTreeMap::new()),
+        Ok(Some(reading)) => {
+            groups = groups_of(&reading);
+            loaded.config = reading.value;
+            loaded.findings = reading.findings;
+        }
+        Err(finding) => loaded.findings.push(finding),
+    }
+    let mut candidates = Vec::new();
+    match tunnel_files(&paths.tunnels_dir()) {
+        Ok(files) => candidates.extend(files.iter().map(|file| Candidate::read(file, &paths.config))),
+        Err(finding) => loaded.findings.push(finding),
+    }
+    compare(&mut candidates, groups.as_ref());
+    for candidate in candidates {
+        let (tunnel, findings) = candidate.finish();
+        match tunnel {
+            Ok(tunnel) => drop(loaded.config.tunnels.insert(tunnel.name.clone(), tunnel)),
+            Err(name) => drop(loaded.broken.insert(name)),
+        }
+        loaded.findings.extend(findings);
+    }
+    loaded
+}
+
+/// Reads one tunnel file, wherever it lies; the tunnel is called after it. Nothing it may refer to elsewhere is looked at.
+pub fn load_tunnel(file: &Path, config_dir: &Path) -> (Option<Tunnel>, Vec<Finding>) {
+    let (tunnel, findings) = Candidate::read(file, config_dir).finish();
+    (tunnel.ok(), findings)
+}
+
+/// As [`load_tunnel`], from text: `file` is only what findings call it.
+pub fn parse_tunnel(name: &str, file: &Path, config_dir: &Path, text: &str) -> (Option<Tunnel>, Vec<Finding>) {
+    sound(tunnel::parse(name, file, config_dir, text), |tunnel| tunnel)
+}
+
+/// Reads the router's file. Relative paths in it start at its directory.
+pub fn load_router(file: &Path) -> (Option<Router>, Vec<Finding>) {
+    match read_text(file) {
+        Ok(text) => parse_router(file, &text),
+        Err(finding) => (None, vec![finding]),
+    }
+}
+
+/// As [`load_router`], from text.
+pub fn parse_router(file: &Path, text: &str) -> (Option<Router>, Vec<Finding>) {
+    sound(router::parse(file, text), Some)
+}
+
+/// Reads `enftun.toml` from text; the configuration has no tunnels.
+pub fn parse_daemon(file: &Path, text: &str) -> (Option<Config>, Vec<Finding>) {
+    sound(daemon::parse(file, text), Some)
+}
+
+/// Judges `files` by themselves and, as far as they are tunnels, with each other and the groups of `config_dir`.
+/// `enftun.toml` is the daemon's file, what is called `router.toml` or listens is a router's, everything else is a tunnel.
+pub fn check_files(files: &[PathBuf], config_dir: &Path) -> Vec<Finding> {
+    let mut found = BTreeMap::new();
+    let mut candidates = Vec::new();
+    let mut groups = None;
+    for (at, file) in files.iter().enumerate() {
+        let text = match read_text(file) {
+            Ok(text) => text,
+            Err(finding) => {
+                found.insert(at, vec![finding]);
+                continue;
+            }
+        };
+        let name = file.file_name().unwrap_or_default();
+        if name == "enftun.toml" {
+            let reading = daemon::parse(file, &text);
+            groups = Some(groups_of(&reading));
+            found.insert(at, reading.findings);
+        } else if name == "router.toml" || reader::has_top_level(&text, "listen") {
+            found.insert(at, router::parse(file, &text).findings);
+        } else {
+            candidates.push((at, Candidate::parse(file, config_dir, &text)));
+        }
+    }
+    let groups = groups.unwrap_or_else(|| match read_daemon(&config_dir.join("enftun.toml")) {
+        Ok(None) => Some(BTreeMap::new()),
+        Ok(Some(reading)) => groups_of(&reading),
+        Err(_) => None,
+    });
+    let (places, mut candidates): (Vec<_>, Vec<_>) = candidates.into_iter().unzip();
+    compare(&mut candidates, groups.as_ref());
+    found.extend(places.into_iter().zip(candidates.into_iter().map(|candidate| candidate.finish().1)));
+    found.into_values().flatten().collect()
+}
+
+/// A tunnel file that was read, before it is compared with others.
+struct Candidate {
+    name: String,
+    content: Result<Reading<Option<Tunnel>>, Finding>,
+}
+
+impl Candidate {
+    fn read(file: &Path, config_dir: &Path) -> Self {
+        match read_text(file) {
+            Ok(text) => Self::parse(file, config_dir, &text),
+            Err(finding) => Self { name: stem(file), content: Err(finding) },
+        }
+    }
+
+    fn parse(file: &Path, config_dir: &Path, text: &str) -> Self {
+        let name = stem(file);
+        Self { content: Ok(tunnel::parse(&name, file, config_dir, text)), name }
+    }
+
+    /// The tunnel, or the name of one that cannot be used.
+    fn finish(self) -> (Result<Tunnel, String>, Vec<Finding>) {
+        match self.content {
+            Ok(reading) => {
+                let (tunnel, findings) = sound(reading, |tunnel| tunnel);
+                (tunnel.ok_or(self.name), findings)
+            }
+            Err(finding) => (Err(self.name), vec![finding]),
+        }
+    }
+}
+
+/// Adds what is wrong between files: to the later of two tunnels that claim the same, and to one that names an unknown group.
+/// `groups` is `None` when they are not known for certain.
+fn compare(candidates: &mut [Candidate], groups: Option<&BTreeMap<String, Group>>) {
+    let mut earlier: Vec<(PathBuf, Tunnel)> = Vec::new();
+    for reading in candidates.iter_mut().filter_map(|candidate| candidate.content.as_mut().ok()) {
+        let Some(tunnel) = reading.value.clone() else { continue };
+        let Kind::Enf(enf) = &tunnel.kind;
+        if let Some(groups) = groups {
+            let known: Vec<&str> = groups.keys().map(String::as_str).collect();
+            for name in enf.route.trusted_groups.iter().filter(|name| !groups.contains_key(*name)) {
+                let complaint = Complaint::new(&format!("there is no group {} in enftun.toml", quoted(name)));
+                let complaint = Complaint { help: reader::did_you_mean(name, &known), ..complaint };
+                let key = "route.trusted_groups";
+                reading.error_at(&format!("{key}.{name}"), key, complaint);
+            }
+        }
+        // What is not sound by itself claims nothing: half of it may be guessed.
+        if reading.has_errors() {
+            continue;
+        }
+        for (file, other) in &earlier {
+            let Kind::Enf(claimed) = &other.kind;
+            let owner = format!("tunnel {} ({})", quoted(&other.name), file.display());
+            for (place, key, complaint) in conflicts(claimed, enf, &owner) {
+                reading.error_at(&place, key, complaint);
+            }
+        }
+        earlier.push((reading.file().to_owned(), tunnel));
+    }
+}
+
+/// What `later` claims and `earlier` has: the place in the file, the key, and what to say.
+fn conflicts(earlier: &Enf, later: &Enf, owner: &str) -> Vec<(String, &'static str, Complaint)> {
+    let mut found = Vec::new();
+    let mut say = |place: &str, key: &'static str, complaint: Complaint| found.push((place.to_owned(), key, complaint));
+    if earlier.tun.dev == later.tun.dev {
+        let text = format!("{} is already the device of {owner}", quoted(&later.tun.dev));
+        say("tun.dev", "tun.dev", Complaint::new(&text).help("give each tunnel a device of its own"));
+    }
+    let (a, b) = (&earlier.route, &later.route);
+    if a.table == b.table {
+        let text = format!("{} is already the table of {owner}", b.table);
+        say("route.table", "route.table", Complaint::new(&text).help("give each tunnel a table of its own"));
+    }
+    if (a.fwmark ^ b.fwmark) & a.fwmark_mask & b.fwmark_mask == 0 {
+        let text =
+            format!("{:#x} under the mask {:#x} cannot be told from the mark of {owner}", b.fwmark, b.fwmark_mask);
+        say("route.fwmark", "route.fwmark", Complaint::new(&text).help("give each tunnel a mark of its own"));
+    }
+    for prefix in b.prefixes.iter().filter(|prefix| a.prefixes.contains(prefix)) {
+        let text = match prefix.prefix_len() {
+            0 => format!("{owner} has the default already ({prefix}), and only one can have it"),
+            _ => format!("{prefix} belongs to {owner} already"),
+        };
+        say(&tunnel::prefix_place(prefix), "route.prefixes", Complaint::new(&text));
+    }
+    found
+}
+
+fn has_errors(findings: &[Finding]) -> bool {
+    findings.iter().any(|finding| finding.severity == Severity::Error)
+}
+
+/// The value of a file without errors, and what was found.
+fn sound<T, U>(reading: Reading<T>, value: impl FnOnce(T) -> Option<U>) -> (Option<U>, Vec<Finding>) {
+    let usable = !reading.has_errors();
+    (Some(reading.value).filter(|_| usable).and_then(value), reading.findings)
+}
+
+/// The groups of a file that has no errors.
+fn groups_of(reading: &Reading<Config>) -> Option<BTreeMap<String, Group>> {
+    (!reading.has_errors()).then(|| reading.value.groups.clone())
+}
+
+/// `None` when there is no such file, which is no mistake.
+fn read_daemon(file: &Path) -> Result<Option<Reading<Config>>, Finding> {
+    match file.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        _ => Ok(Some(daemon::parse(file, &read_text(file)?))),
+    }
+}
+
+/// The tunnel files in name order. As a shell's `*.toml` does, this passes over what starts with a dot: editors' leftovers.
+fn tunnel_files(dir: &Path) -> Result<Vec<PathBuf>, Finding> {
+    let unreadable = |error: io::Error| Finding::of_file(dir, format!("cannot be listed: {error}"));
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(unreadable)?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(unreadable)?.path();
+        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn stem(file: &Path) -> String {
+    file.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The whole text of a regular file of reasonable size.
+fn read_text(file: &Path) -> Result<String, Finding> {
+    let unreadable = |error: io::Error| Finding::of_file(file, format!("cannot be read: {error}"));
+    let metadata = fs::metadata(file).map_err(unreadable)?;
+    if metadata.is_dir() {
+        return Err(Finding::of_file(file, "is a directory, and a file belongs here".to_owned()));
+    }
+    if !metadata.is_file() {
+        // Opening a pipe would wait for whoever writes into it.
+        return Err(Finding::of_file(file, "is not a regular file".to_owned()));
+    }
+    let mut bytes = Vec::new();
+    File::open(file).and_then(|open| open.take(LARGEST + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(Finding::of_file(file, "is larger than 1 MiB; no configuration is".to_owned()));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let byte = error.as_bytes().get(at).copied().unwrap_or_default();
+        let source = Source::new(file, &String::from_utf8_lossy(error.as_bytes()));
+        source.finding(Severity::Error, String::new(), at..at + 1, format!("is not UTF-8 text: byte {byte:#04x}"))
+    })
+}

@@ -1,0 +1,311 @@
+//! Reads `tunnels/NAME.toml`. It knows the keys, their defaults and what they must be to each other inside one file.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::findings::Severity;
+use super::reader::{Item, Reading, Section, read};
+use super::values::{self, Complaint, Endpoint};
+use super::{Enf, Host, Identity, Kind, Lockdown, Remote, Retry, Route, Tun, Tunnel};
+
+/// The kinds that this version has.
+const KINDS: [(&str, ()); 1] = [("enf", ())];
+const PROXIES: &[&str] = &["http://", "socks5://"];
+
+const SHORTEST: Duration = Duration::from_millis(10);
+const SHORTEST_PERIOD: Duration = Duration::from_millis(100);
+
+/// Reads a tunnel file. There is a value unless the kind is missing or foreign; it is sound only without errors.
+pub(super) fn parse(name: &str, file: &Path, config_dir: &Path, text: &str) -> Reading<Option<Tunnel>> {
+    read(file, text, |root| tunnel(name, config_dir, root))
+}
+
+/// Where the prefix stands in the file, for findings that compare files.
+pub(super) fn prefix_place(prefix: &IpNet) -> String {
+    format!("route.prefixes.{prefix}")
+}
+
+fn tunnel(name: &str, config_dir: &Path, root: &mut Section<'_>) -> Option<Tunnel> {
+    if let Err(complaint) = values::name(name) {
+        let help = "the file's name gives the tunnel its name; rename the file";
+        root.file_error(complaint.help(help));
+    }
+    if let Some(kind) = root.require("kind", "write kind = \"enf\" at the top")
+        && kind.parse(values::word(&KINDS)).is_none()
+    {
+        // What another kind's keys are is not known here.
+        root.ignore_the_rest();
+        return None;
+    }
+    let autoconnect = root.boolean("autoconnect", false);
+    let remote = remote(config_dir, &mut root.section("remote"));
+    let route = route(&mut root.section("route"));
+    let tun = tun(name, route.allow_ipv4, &mut root.section("tun"));
+    let identity = identity(name, config_dir, &mut root.section("identity"));
+    let retry = retry(&mut root.section("retry"));
+    dns(root);
+    advertise(root);
+    enrol(config_dir, root);
+    let kind = Kind::Enf(Enf { tun, route, identity });
+    Some(Tunnel { name: name.to_owned(), autoconnect, kind, remote, retry })
+}
+
+fn tun(name: &str, allow_ipv4: bool, section: &mut Section<'_>) -> Tun {
+    let dev = match section.take("dev") {
+        Some(item) => item.parse(values::interface),
+        None => {
+            let dev = values::interface(name);
+            if let Err(complaint) = &dev {
+                let text = format!("is missing, and the tunnel's name cannot stand in for it: {}", complaint.text);
+                section.missing(Severity::Error, "dev", Complaint::new(&text).help("write dev = \"enf0\" below [tun]"));
+            }
+            dev.ok()
+        }
+    };
+    let ipv4_address = section.take("ipv4_address").and_then(|item| {
+        if !allow_ipv4 {
+            item.error(
+                Complaint::new("is given, and IPv4 is not allowed").help("write allow_ipv4 = true below [route]"),
+            );
+        }
+        item.parse(values::ipv4_network)
+    });
+    Tun {
+        dev: dev.unwrap_or_default(),
+        mtu: section.mtu(),
+        set_address: section.boolean("set_address", true),
+        ipv4_address,
+    }
+}
+
+fn remote(config_dir: &Path, section: &mut Section<'_>) -> Remote {
+    let default_port = section.take("port").and_then(|item| item.port()).unwrap_or(443);
+    let listed = section.require("hosts", "write hosts = [\"router.example.net\"] below [remote]");
+    let hosts = listed.map(|item| hosts(&item, default_port)).unwrap_or_default();
+    let name = match section.take("name") {
+        Some(item) => item.parse(values::certificate_name),
+        None => {
+            let text = "is missing: any certificate under the CA file is taken for the router's";
+            let complaint = Complaint::new(text).help("write the name or address in the router's certificate");
+            section.missing(Severity::Warning, "name", complaint);
+            None
+        }
+    };
+    if let Some(proxy) = section.take("proxy") {
+        proxy.parse(values::url(PROXIES));
+        proxy.asks_for("proxy");
+    }
+    let ca_cert_file = section.path_or("ca_cert_file", config_dir, "enf.cacert.pem");
+    let mut duration = |key, default, judge: &dyn Fn(&str) -> Result<Duration, Complaint>| {
+        section.take(key).and_then(|item| item.duration(judge)).unwrap_or(Duration::from_secs(default))
+    };
+    let heartbeat_period = duration("heartbeat_period", 300, &values::zero_or_duration_from(SHORTEST_PERIOD));
+    let heartbeat_timeout = duration("heartbeat_timeout", 10, &values::duration_from(SHORTEST));
+    let connect_timeout = duration("connect_timeout", 15, &values::duration_from(SHORTEST));
+    let congestion_control = section.parse("congestion_control", values::congestion_control);
+    Remote { hosts, ca_cert_file, name, heartbeat_period, heartbeat_timeout, connect_timeout, congestion_control }
+}
+
+fn hosts(listed: &Item<'_>, default_port: u16) -> Vec<Host> {
+    let Some(items) = listed.list() else { return Vec::new() };
+    if items.is_empty() {
+        listed.error(Complaint::new("is empty; a tunnel needs a far end").help("write [\"router.example.net\"]"));
+    }
+    let mut hosts = Vec::new();
+    let mut seen = HashSet::new();
+    for item in items {
+        let endpoint = if item.is_table() {
+            let mut table = item.clone().section();
+            if let Some(proxy) = table.take("proxy") {
+                proxy.parse(values::url(PROXIES));
+                proxy.asks_for("proxy");
+            }
+            let host = table.require("host", "write { host = \"router.example.net\" }");
+            host.and_then(|host| host.parse(values::endpoint))
+        } else {
+            item.parse(values::endpoint)
+        };
+        match endpoint {
+            Some(Endpoint::Vsock) => item.asks_for("vsock"),
+            Some(Endpoint::Tcp(host, port)) => {
+                let port = port.unwrap_or(default_port);
+                if seen.insert((host.to_lowercase(), port)) {
+                    hosts.push(Host { host, port });
+                } else {
+                    item.warning(Complaint::new("is given twice"));
+                }
+            }
+            None => {}
+        }
+    }
+    hosts
+}
+
+fn route(section: &mut Section<'_>) -> Route {
+    // A value that is wrong is reported once; what depends on it is not reported too.
+    let allow_ipv4 = section.take("allow_ipv4").is_some_and(|item| item.boolean().unwrap_or(true));
+    let prefixes = match section.take("prefixes") {
+        Some(item) => prefixes(&item, allow_ipv4),
+        None => values::defaults(allow_ipv4),
+    };
+    let mask_item = section.take("fwmark_mask");
+    let fwmark_mask = mask_item.as_ref().map_or(Some(u32::MAX), |item| item.integer(1..=u32::MAX));
+    let mark_item = section.take("fwmark");
+    let fwmark = mark_item.as_ref().map_or(Some(363), |item| item.integer(1..=u32::MAX));
+    if let (Some(mark), Some(mask)) = (fwmark, fwmark_mask)
+        && mark & !mask != 0
+        && let Some(item) = mark_item.or(mask_item)
+    {
+        let text = format!("the mark {mark:#x} has bits outside the mask {mask:#x}, and so would never match");
+        item.error(Complaint::new(&text));
+    }
+    let table = section.take("table").and_then(|item| {
+        let number = item.integer(1..=u32::MAX)?;
+        if matches!(number, 253..=255) {
+            let text = format!("{number} is one of the kernel's own tables (default, main, local)");
+            item.error(Complaint::new(&text).help("any other number will do, such as 2097"));
+        }
+        Some(number)
+    });
+    let trusted_interfaces = list_of(section.take("trusted_interfaces"), "trusted interfaces", values::interface);
+    let trusted_groups = list_of(section.take("trusted_groups"), "trusted groups", values::name);
+    let words = [Lockdown::Boot, Lockdown::Session, Lockdown::Off].map(|lockdown| (lockdown.as_str(), lockdown));
+    Route {
+        prefixes,
+        fwmark: fwmark.unwrap_or(363),
+        fwmark_mask: fwmark_mask.unwrap_or(u32::MAX),
+        table: table.unwrap_or(2097),
+        trusted_interfaces,
+        trusted_groups,
+        allow_ipv4,
+        lockdown: section.parse("lockdown", values::word(&words)).unwrap_or_default(),
+    }
+}
+
+fn list_of(item: Option<Item<'_>>, feature: &str, judge: impl Fn(&str) -> Result<String, Complaint>) -> Vec<String> {
+    let Some(item) = item else { return Vec::new() };
+    let names = item.distinct(judge);
+    if !names.is_empty() {
+        item.asks_for(feature);
+    }
+    names
+}
+
+fn prefixes(listed: &Item<'_>, allow_ipv4: bool) -> Vec<IpNet> {
+    let Some(items) = listed.list() else { return Vec::new() };
+    if items.is_empty() {
+        let complaint = Complaint::new("is empty: nothing would belong in the tunnel");
+        listed.error(complaint.help("write [\"default\"] for everything"));
+    }
+    let mut prefixes = Vec::new();
+    let mut seen = HashSet::new();
+    for item in items {
+        for prefix in item.parse(|text| prefix(text, allow_ipv4)).unwrap_or_default() {
+            let masked = prefix.trunc();
+            if masked != prefix {
+                let text = format!("has bits set beyond its length; {masked} is used");
+                item.warning(Complaint::new(&text).help(&format!("write \"{masked}\"")));
+            }
+            if seen.insert(masked) {
+                item.remember(prefix_place(&masked));
+                prefixes.push(masked);
+            } else {
+                item.warning(Complaint::new("is given twice"));
+            }
+        }
+    }
+    prefixes
+}
+
+fn prefix(text: &str, allow_ipv4: bool) -> Result<Vec<IpNet>, Complaint> {
+    if text == "default" {
+        return Ok(values::defaults(allow_ipv4));
+    }
+    let prefix = values::network(text).map_err(|complaint| Complaint {
+        help: complaint.help.or_else(|| super::reader::did_you_mean(text, &["default"])),
+        ..complaint
+    })?;
+    if matches!(prefix.addr(), IpAddr::V4(_)) && !allow_ipv4 {
+        let complaint = Complaint::new("is an IPv4 prefix, and IPv4 is not allowed");
+        return Err(complaint.help("write allow_ipv4 = true below [route]"));
+    }
+    Ok(vec![prefix])
+}
+
+fn identity(name: &str, config_dir: &Path, section: &mut Section<'_>) -> Identity {
+    if let Some(source) = section.take("source") {
+        let sources =
+            source.distinct(values::word(&[("credentials", "credentials"), ("files", "files"), ("tpm", "tpm")]));
+        if sources.iter().any(|source| *source != "files") {
+            source.asks_for("identity source");
+        } else if source.list().is_some_and(|items| items.is_empty()) {
+            source.error(Complaint::new("is empty; a tunnel needs a certificate").help("write [\"files\"]"));
+        }
+    }
+    Identity {
+        cert_file: section.path_or("cert_file", config_dir, &format!("{name}/{name}.crt.pem")),
+        key_file: section.path_or("key_file", config_dir, &format!("{name}/{name}.key.pem")),
+        ip_file: section.parse("ip_file", values::path(config_dir)),
+    }
+}
+
+fn retry(section: &mut Section<'_>) -> Retry {
+    let defaults = Retry::default();
+    let first_item = section.take("first");
+    let max_item = section.take("max");
+    let first = first_item.as_ref().map_or(Some(defaults.first), |item| item.duration(values::duration_from(SHORTEST)));
+    let max = max_item.as_ref().map_or(Some(defaults.max), |item| item.duration(values::duration_from(SHORTEST)));
+    if let (Some(first), Some(max)) = (first, max)
+        && first > max
+        && let Some(item) = max_item.or(first_item)
+    {
+        let text = format!("the first delay, {first:?}, is longer than the longest, {max:?}");
+        item.error(Complaint::new(&text).help("retry.first must not be above retry.max"));
+    }
+    Retry {
+        first: first.unwrap_or(defaults.first),
+        max: max.unwrap_or(defaults.max),
+        jitter: section.take("jitter").and_then(|item| item.fraction()).unwrap_or(defaults.jitter),
+        stable_after: section
+            .take("stable_after")
+            .and_then(|item| item.duration(values::duration))
+            .unwrap_or(defaults.stable_after),
+    }
+}
+
+fn dns(root: &mut Section<'_>) {
+    let Some(item) = root.take("dns") else { return };
+    item.asks_for("dns");
+    let mut section = item.section();
+    if let Some(servers) = section.take("servers") {
+        servers.distinct(values::certificate_name);
+    }
+    if let Some(domains) = section.take("domains") {
+        domains.distinct(|text| Ok(text.to_owned()));
+    }
+}
+
+fn advertise(root: &mut Section<'_>) {
+    let Some(item) = root.take("advertise") else { return };
+    item.asks_for("advertise");
+    let mut section = item.section();
+    section.parse("dev", values::interface);
+    section.parse("lladdr", values::hardware_address);
+    section.boolean("router", true);
+    section.boolean("dhcp6", true);
+    if let Some(period) = section.take("ra_period") {
+        period.duration(values::duration_from(Duration::from_secs(1)));
+    }
+}
+
+fn enrol(config_dir: &Path, root: &mut Section<'_>) {
+    let Some(item) = root.take("enrol") else { return };
+    item.asks_for("enrol");
+    let mut section = item.section();
+    section.parse("url", values::url(&["https://"]));
+    section.parse("ca_cert_file", values::path(config_dir));
+}

@@ -1,0 +1,120 @@
+//! `enftun-router`: reads the command line and the configuration, runs the router or asks one that runs.
+
+use super::{Order, RouterError, control, serve};
+use crate::config;
+use crate::error::{Exit, chain};
+use crate::sys::passed;
+use clap::{Parser, Subcommand};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::fmt::Display;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+#[derive(Debug, Parser)]
+#[command(name = "enftun-router", version, about = "The ENF router: the far end of enftun's tunnels")]
+struct Arguments {
+    /// The router's configuration file
+    #[arg(long, value_name = "FILE", default_value = "/etc/enftun/router.toml", global = true)]
+    config: PathBuf,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the router in the foreground (the default). SIGHUP reads the certificates again; SIGTERM ends it gracefully
+    Serve,
+    /// Show the sessions of a running router; exits 3 when none answers
+    Status {
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// The whole program. `load` reads a configuration file and says all that is wrong with it; without a configuration it
+/// cannot be used.
+pub fn run<F: Display>(load: impl Fn(&Path) -> (Option<config::Router>, Vec<F>)) -> ExitCode {
+    // clap exits with 2 by itself when the command line is wrong.
+    let arguments = Arguments::parse();
+    let (config, findings) = load(&arguments.config);
+    for finding in findings {
+        eprintln!("{finding}");
+    }
+    let Some(config) = config else { return Exit::Configuration.into() };
+    let outcome = match arguments.verb.unwrap_or(Verb::Serve) {
+        Verb::Serve => run_router(&config),
+        Verb::Status { json } => status(&config, json),
+    };
+    match outcome {
+        Ok(()) => Exit::Ok.into(),
+        Err(error) => {
+            eprintln!("enftun-router: {}", chain(&error));
+            match error {
+                RouterError::NotRunning { .. } => Exit::NotRunning.into(),
+                error => Exit::from(error.class()).into(),
+            }
+        }
+    }
+}
+
+fn run_router(config: &config::Router) -> Result<(), RouterError> {
+    log_to_journal_or_stderr();
+    // One descriptor per session; the usual soft limit of 1024 is for programs that use select().
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let wanted = config.max_sessions as u64;
+        if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_err() || hard < wanted {
+            log::warn!("at most {hard} files may be open: fewer than max_sessions ({wanted}); see LimitNOFILE=");
+        }
+    }
+    let passed = passed::listeners().map_err(|source| RouterError::Passed { number: 1, source })?;
+    let runtime = tokio::runtime::Runtime::new().map_err(RouterError::Runtime)?;
+    let outcome = runtime.block_on(async {
+        let orders = orders().map_err(RouterError::Runtime)?;
+        serve(config, passed, orders).await
+    });
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Signals, as the router understands them.
+fn orders() -> std::io::Result<mpsc::Receiver<Order>> {
+    let (to, orders) = mpsc::channel(8);
+    for (kind, order) in [
+        (SignalKind::terminate(), Order::Stop),
+        (SignalKind::interrupt(), Order::Stop),
+        (SignalKind::hangup(), Order::Reload),
+    ] {
+        let (to, mut signals) = (to.clone(), signal(kind)?);
+        tokio::spawn(async move { while signals.recv().await.is_some() && to.send(order).await.is_ok() {} });
+    }
+    Ok(orders)
+}
+
+fn status(config: &config::Router, json: bool) -> Result<(), RouterError> {
+    let status = control::ask(&config.control_socket)?;
+    let text = match serde_json::to_string_pretty(&status) {
+        Ok(document) if json => document + "\n",
+        _ => status.to_text(SystemTime::now()),
+    };
+    // A reader that closes the pipe early (`| head`) is no error.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+fn log_to_journal_or_stderr() {
+    let journal = systemd_journal_logger::connected_to_journal()
+        .then(systemd_journal_logger::JournalLog::new)
+        .and_then(Result::ok)
+        .is_some_and(|journal| journal.install().is_ok());
+    if journal {
+        log::set_max_level(log::LevelFilter::Info);
+    } else {
+        let level = env_logger::Env::default().default_filter_or("info");
+        let _ = env_logger::Builder::from_env(level).try_init();
+    }
+}

@@ -1,0 +1,100 @@
+//! Why a router does not start, or cannot be asked.
+
+use crate::error::Class;
+use crate::identity::LoadError;
+use crate::transport::tls::TlsError;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Why a router does not start, or cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RouterError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}{}", listen_advice(source))]
+    Listen {
+        /// `listen`.
+        address: SocketAddr,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// A socket that systemd passed is of no use.
+    #[error("socket {number} passed by the service manager is not a listening TCP socket (see ListenStream=)")]
+    Passed {
+        /// Counted from 1.
+        number: usize,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// Nobody passed sockets, and none are configured.
+    #[error("there is nothing to listen on: set `listen`, or start it by a socket unit")]
+    NoListener,
+    /// Certificate, key or client CA.
+    #[error(transparent)]
+    Credentials(#[from] LoadError),
+    /// The TLS configuration.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The uplink cannot be set up.
+    #[error("cannot {step} for the uplink {dev}; it needs CAP_NET_ADMIN and /dev/net/tun")]
+    Uplink {
+        /// What was tried.
+        step: &'static str,
+        /// Interface name.
+        dev: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The control socket cannot be made.
+    #[error("cannot make the control socket {}", path.display())]
+    Control {
+        /// `control_socket`.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The control socket answers.
+    #[error("another router is running: it answers on {}; stop it, or set another control_socket", .0.display())]
+    Running(PathBuf),
+    /// Nobody answers on the control socket.
+    #[error("no router answers on {}", path.display())]
+    NotRunning {
+        /// `control_socket`.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The answer is not ours.
+    #[error("what answers on {} is not a router of this version", path.display())]
+    NotAStatus {
+        /// `control_socket`.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// Signals cannot be received, or threads not be started.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+}
+
+impl RouterError {
+    /// The class of the error.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Listen { .. } | Self::Uplink { .. } | Self::Control { .. } | Self::Runtime(_) => Class::Environment,
+            Self::Passed { .. } | Self::NoListener => Class::Configuration,
+            Self::Credentials(error) => error.class(),
+            Self::Tls(error) => error.class(),
+            Self::Running(_) | Self::NotRunning { .. } | Self::NotAStatus { .. } => Class::Transient,
+        }
+    }
+}
+
+fn listen_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => " (another program listens there)",
+        io::ErrorKind::PermissionDenied => " (ports below 1024 need CAP_NET_BIND_SERVICE or a socket unit)",
+        io::ErrorKind::AddrNotAvailable => " (no interface has this address)",
+        _ => "",
+    }
+}

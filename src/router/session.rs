@@ -1,0 +1,237 @@
+//! One session's task: packets from the client go where `forward` says, packets for it go out as fast as it takes them. A
+//! session that was superseded listens a while longer, and tells whether there was another live host behind it.
+
+use super::Hub;
+use super::sessions::{Arrival, Phase, Session};
+use crate::error::chain;
+use crate::tunnel::DropReason;
+use crate::tunnel::enf::packet;
+use crate::tunnel::enf::wire::{Wire, WireError};
+use std::io;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// How long a superseded session may still deliver what was in flight.
+const IN_FLIGHT: Duration = Duration::from_secs(5);
+/// Packets that a superseded session delivers later than this are no longer in flight: somebody is still sending.
+const STILL_SENDING: Duration = Duration::from_secs(1);
+/// Who answers a goodbye within this time was there all along.
+const PROMPTLY: Duration = Duration::from_secs(1);
+/// How long the far end may take to answer a goodbye.
+pub const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Everything that one session owns.
+pub struct Task {
+    /// What all sessions share.
+    pub hub: Arc<Hub>,
+    /// What others see of this session.
+    pub me: Arc<Session>,
+    /// The connection.
+    pub wire: Box<Wire>,
+    /// Packets for the client.
+    pub queue: mpsc::Receiver<Box<[u8]>>,
+    /// Its place among the connections.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// Why a session is over.
+enum End {
+    Wire(WireError),
+    Superseded,
+    Told,
+}
+
+/// The session takes part until this is dropped, also when its task panics.
+struct Membership(Arc<Hub>, Arc<Session>);
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.0.sessions.leave(&self.1);
+    }
+}
+
+/// Runs a session to its end.
+pub async fn run(mut task: Task) {
+    let membership = Membership(Arc::clone(&task.hub), Arc::clone(&task.me));
+    let arrival = task.hub.sessions.arrive(&task.me, std::time::Instant::now());
+    let (address, peer) = (task.me.client.address, task.me.peer);
+    let held = match arrival {
+        Arrival::Present => Ok(()),
+        Arrival::Held(until) => {
+            log::warn!(
+                address:%, peer:%;
+                "{address}: another live host used this address just now; the session from {peer} has to wait"
+            );
+            Box::pin(task.held(until.into())).await
+        }
+        Arrival::TooMany | Arrival::ShuttingDown => {
+            task.hub.refused(peer, "there are as many sessions as max_sessions allows");
+            Box::pin(task.goodbye(GOODBYE)).await;
+            return;
+        }
+    };
+    let end = match held {
+        Ok(()) => {
+            log::info!(address:%, peer:%, tls = task.me.tls; "{address}: session from {peer} started");
+            task.present().await
+        }
+        Err(end) => end,
+    };
+    let why = match end {
+        End::Wire(error) => chain(&error),
+        End::Superseded => Box::pin(task.superseded()).await,
+        End::Told => {
+            Box::pin(task.goodbye(GOODBYE)).await;
+            "closed by this router".to_owned()
+        }
+    };
+    let totals = task.me.counters.totals();
+    log::info!(
+        address:%, peer:%, reason:% = why, rx_packets = totals.rx_packets, tx_packets = totals.tx_packets;
+        "{address}: session from {peer} ended: {why}"
+    );
+    drop(membership);
+}
+
+impl Task {
+    async fn present(&mut self) -> End {
+        loop {
+            if let Err(error) = self.send() {
+                return End::Wire(error);
+            }
+            let (room, pending) = (self.wire.room(), self.wire.pending());
+            tokio::select! {
+                () = self.me.wake.notified() => match self.me.phase() {
+                    Phase::Superseded => return End::Superseded,
+                    Phase::Closing => return End::Told,
+                    Phase::Held | Phase::Present => {}
+                },
+                Some(packet) = self.queue.recv(), if room => self.push(&packet),
+                ready = self.wire.ready(pending) => {
+                    if let Err(error) = self.receive_if_ready(ready) {
+                        return End::Wire(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for the address. The router's own answer is given late rather than never; all else goes nowhere.
+    async fn held(&mut self, until: Instant) -> Result<(), End> {
+        let mut answer = None;
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => self.hub.sessions.take_over(&self.me),
+                () = self.me.wake.notified() => {}
+                ready = self.wire.ready(false) => {
+                    ready.map_err(|error| End::Wire(WireError::Reset(error)))?;
+                    let me = &self.me;
+                    let received = self.wire.receive(|bytes| match packet::echo_reply(bytes, packet::ROUTER) {
+                        Some(reply) => answer = Some(reply),
+                        None => me.counters.dropped_rx(DropReason::NoRoute),
+                    });
+                    received.map_err(End::Wire)?;
+                }
+            }
+            match self.me.phase() {
+                Phase::Held => {}
+                Phase::Closing => return Err(End::Told),
+                Phase::Present | Phase::Superseded => {
+                    answer.into_iter().for_each(|reply| self.me.deliver(&reply));
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// A newer session has the address. What is still in flight is taken, then this one is closed.
+    async fn superseded(&mut self) -> String {
+        let address = self.me.client.address;
+        // Those who wait for the client are better off with its new session.
+        while let Ok(packet) = self.queue.try_recv() {
+            self.hub.sessions.find(address.into(), |successor| successor.deliver(&packet));
+        }
+        let since = Instant::now();
+        let mut still_sending = false;
+        while since.elapsed() < IN_FLIGHT {
+            let pending = self.wire.pending();
+            let received = tokio::select! {
+                () = sleep_until(since + IN_FLIGHT) => break,
+                () = self.me.wake.notified() => match self.me.phase() {
+                    Phase::Closing => break,
+                    Phase::Held | Phase::Present | Phase::Superseded => Ok(0),
+                },
+                ready = self.wire.ready(pending) => self.wire.flush().and_then(|()| self.receive_if_ready(ready)),
+            };
+            match received {
+                Ok(packets) => still_sending |= packets > 0 && since.elapsed() > STILL_SENDING,
+                // It went by itself, as a client does that has moved.
+                Err(_) => return "a newer session took over".to_owned(),
+            }
+        }
+        let answered = self.goodbye(PROMPTLY).await;
+        if self.me.phase() == Phase::Superseded && (still_sending || answered) {
+            let count = self.hub.sessions.evidence(address, std::time::Instant::now());
+            log::warn!(
+                address:%, peer:% = self.me.peer, count;
+                "{address}: two hosts use one certificate (seen {count} times of late; one of them at {}); newcomers have \
+                 to wait. Give one of them a certificate of its own", self.me.peer
+            );
+        }
+        "a newer session took over, and this one did not close by itself".to_owned()
+    }
+
+    /// Says goodbye and waits for the far end to go, at most this long. Whether it went.
+    async fn goodbye(&mut self, within: Duration) -> bool {
+        self.wire.close();
+        let mut said = false;
+        let gone = timeout(within, async {
+            loop {
+                if !said && !self.wire.pending() {
+                    said = true;
+                    let _ = socket2::SockRef::from(self.wire.socket()).shutdown(Shutdown::Write);
+                }
+                let ready = self.wire.ready(self.wire.pending()).await;
+                let outcome = match ready {
+                    Ok(ready) if ready.read => self.wire.receive(|_| {}).map(drop),
+                    Ok(_) => self.wire.flush(),
+                    Err(error) => Err(WireError::Reset(error)),
+                };
+                match outcome {
+                    Ok(()) => {}
+                    Err(error) => return matches!(error, WireError::Closed | WireError::Eof),
+                }
+            }
+        });
+        gone.await.unwrap_or(false)
+    }
+
+    fn send(&mut self) -> Result<(), WireError> {
+        while self.wire.room() {
+            match self.queue.try_recv() {
+                Ok(packet) => self.push(&packet),
+                Err(_) => break,
+            }
+        }
+        self.wire.flush()
+    }
+
+    fn push(&mut self, packet: &[u8]) {
+        if self.wire.push(packet) {
+            self.me.counters.transmitted(packet.len());
+        } else {
+            self.me.counters.dropped_tx(DropReason::TooBig);
+        }
+    }
+
+    fn receive_if_ready(&mut self, ready: io::Result<crate::tunnel::enf::wire::Ready>) -> Result<usize, WireError> {
+        if !ready.map_err(WireError::Reset)?.read {
+            return Ok(0);
+        }
+        let (hub, me) = (&self.hub, &self.me);
+        Ok(self.wire.receive(|packet| hub.forward(me, packet))?.packets)
+    }
+}

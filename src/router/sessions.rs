@@ -1,0 +1,414 @@
+//! All sessions of the router: who has which address, who waits for it, who is on the way out. It moves no packet beyond
+//! putting it into the queue of its receiver, and never waits.
+//!
+//! ```text
+//! handshake --> held ------> present --> superseded --> closing
+//!                |  its turn     |  a newer session       |  5 s
+//!                +---------------+--- told to end --------+
+//! ```
+
+use super::duplicates::Duplicates;
+use super::forward::Client;
+use super::status::{SessionStatus, Sum, seconds};
+use crate::tunnel::{Counters, DropReason};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Instant, SystemTime};
+use tokio::sync::{Notify, mpsc};
+
+/// Packets that wait for one session at most.
+pub const QUEUE: usize = 256;
+
+/// Where a session is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Another live host seems to have the address: it waits.
+    Held,
+    /// It has the address.
+    Present,
+    /// A newer session has the address; what is in flight is still taken.
+    Superseded,
+    /// Told to end.
+    Closing,
+}
+
+impl Phase {
+    /// The word in the status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Present => "present",
+            Self::Superseded => "superseded",
+            Self::Closing => "closing",
+        }
+    }
+}
+
+/// One session, as everybody but its own task sees it.
+#[derive(Debug)]
+pub struct Session {
+    /// Tells sessions apart.
+    pub id: u64,
+    /// What its certificate entitles it to.
+    pub client: Client,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// Since when.
+    pub since: SystemTime,
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub tls: &'static str,
+    /// Received from the client, transmitted to it.
+    pub counters: Counters,
+    /// Its task shall look at its phase.
+    pub wake: Notify,
+    queue: mpsc::Sender<Box<[u8]>>,
+    phase: AtomicU8,
+}
+
+/// What becomes of a session that has just arrived.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// It has its address.
+    Present,
+    /// It waits until then, or until the present session ends.
+    Held(Instant),
+    /// There are as many sessions as the configuration allows.
+    TooMany,
+    /// The router is shutting down.
+    ShuttingDown,
+}
+
+/// The table of sessions.
+#[derive(Debug)]
+pub struct Sessions {
+    max: usize,
+    /// What every packet needs.
+    routes: RwLock<Routes>,
+    /// What only arrivals and departures need. Locked before `routes`.
+    book: Mutex<Book>,
+}
+
+#[derive(Debug, Default)]
+struct Routes {
+    v6: HashMap<Ipv6Addr, Arc<Session>>,
+    v4: HashMap<Ipv4Addr, Arc<Session>>,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    all: HashMap<u64, Arc<Session>>,
+    held: HashMap<Ipv6Addr, Arc<Session>>,
+    duplicates: Duplicates,
+    ended: Sum,
+    last_id: u64,
+    shutting_down: bool,
+}
+
+impl Session {
+    /// Where it is in its life.
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Relaxed) {
+            0 => Phase::Held,
+            1 => Phase::Present,
+            2 => Phase::Superseded,
+            _ => Phase::Closing,
+        }
+    }
+
+    /// Puts a packet into its queue. When that is full, the packet is dropped and counted: nobody waits for a slow client.
+    pub fn deliver(&self, packet: &[u8]) {
+        if self.queue.try_send(Box::from(packet)).is_err() {
+            self.counters.dropped_tx(DropReason::QueueFull);
+        }
+    }
+
+    fn order(&self, phase: Phase) {
+        self.phase.store(phase as u8, Relaxed);
+        self.wake.notify_one();
+    }
+
+    fn status(&self) -> SessionStatus {
+        let totals = self.counters.totals();
+        SessionStatus {
+            address: self.client.address,
+            ipv4: self.client.ipv4,
+            peer: self.peer,
+            phase: self.phase().as_str().to_owned(),
+            since: seconds(self.since),
+            tls: self.tls.to_owned(),
+            rx_bytes: totals.rx_bytes,
+            rx_packets: totals.rx_packets,
+            tx_bytes: totals.tx_bytes,
+            tx_packets: totals.tx_packets,
+            drops: Sum::drops_of(&self.counters),
+            queue: self.queue.max_capacity() - self.queue.capacity(),
+        }
+    }
+}
+
+impl Sessions {
+    /// An empty table for at most `max` addresses.
+    pub fn new(max: usize) -> Self {
+        Self { max, routes: RwLock::default(), book: Mutex::default() }
+    }
+
+    /// A session that does not take part yet, and the queue that its task empties.
+    pub fn create(
+        &self,
+        client: Client,
+        peer: SocketAddr,
+        tls: &'static str,
+    ) -> (Arc<Session>, mpsc::Receiver<Box<[u8]>>) {
+        let (queue, packets) = mpsc::channel(QUEUE);
+        let mut book = self.book();
+        book.last_id += 1;
+        let session = Session {
+            id: book.last_id,
+            client,
+            peer,
+            since: SystemTime::now(),
+            tls,
+            counters: Counters::default(),
+            wake: Notify::new(),
+            queue,
+            phase: AtomicU8::new(Phase::Held as u8),
+        };
+        (Arc::new(session), packets)
+    }
+
+    /// A session takes part from now on: the newest one with an address has it, unless it must wait.
+    pub fn arrive(&self, session: &Arc<Session>, now: Instant) -> Arrival {
+        let address = session.client.address;
+        let mut book = self.book();
+        if book.shutting_down {
+            return Arrival::ShuttingDown;
+        }
+        let (taken, count) = {
+            let routes = self.routes();
+            (routes.v6.contains_key(&address), routes.v6.len())
+        };
+        if !taken && count >= self.max {
+            return Arrival::TooMany;
+        }
+        book.all.insert(session.id, Arc::clone(session));
+        if let Some(until) = taken.then(|| book.duplicates.hold(address, now)).flatten() {
+            if let Some(older) = book.held.insert(address, Arc::clone(session)) {
+                older.order(Phase::Closing);
+            }
+            return Arrival::Held(until);
+        }
+        self.install(&mut book, session);
+        Arrival::Present
+    }
+
+    /// A session that was held has waited long enough.
+    pub fn take_over(&self, session: &Arc<Session>) {
+        let mut book = self.book();
+        if book.held.get(&session.client.address).is_some_and(|held| held.id == session.id) {
+            book.held.remove(&session.client.address);
+            self.install(&mut book, session);
+        }
+    }
+
+    /// A session is over. The address is free only if no newer session has it; one that was held gets it at once.
+    pub fn leave(&self, session: &Arc<Session>) {
+        let address = session.client.address;
+        let mut book = self.book();
+        if book.all.remove(&session.id).is_some() {
+            book.ended.add(&session.counters);
+        }
+        if book.held.get(&address).is_some_and(|held| held.id == session.id) {
+            book.held.remove(&address);
+        }
+        let freed = {
+            let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+            routes.forget_v4(session);
+            let mine = routes.v6.get(&address).is_some_and(|present| present.id == session.id);
+            mine && routes.v6.remove(&address).is_some()
+        };
+        if let Some(next) = if freed { book.held.remove(&address) } else { None } {
+            self.install(&mut book, &next);
+        }
+    }
+
+    fn install(&self, book: &mut Book, session: &Arc<Session>) {
+        let client = session.client;
+        let old = {
+            let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+            let old = routes.v6.insert(client.address, Arc::clone(session));
+            if let Some(old) = &old {
+                routes.forget_v4(old);
+            }
+            if let Some(address) = client.ipv4 {
+                routes.v4.insert(address, Arc::clone(session));
+            }
+            old
+        };
+        if let Some(old) = old {
+            old.order(Phase::Superseded);
+        }
+        session.order(Phase::Present);
+        book.duplicates.took_over(client.address);
+    }
+
+    /// A superseded session turned out to be another live host. Returns how often that was seen of late.
+    pub fn evidence(&self, address: Ipv6Addr, now: Instant) -> u32 {
+        self.book().duplicates.evidence(address, now)
+    }
+
+    /// Calls `with` for the session that has the address; `None` when nobody has.
+    pub fn find<T>(&self, address: IpAddr, with: impl FnOnce(&Session) -> T) -> Option<T> {
+        let routes = self.routes();
+        let session = match address {
+            IpAddr::V6(address) => routes.v6.get(&address),
+            IpAddr::V4(address) => routes.v4.get(&address),
+        };
+        session.map(|session| with(session))
+    }
+
+    /// Calls `with` for every session that has an address.
+    pub fn each(&self, mut with: impl FnMut(&Session)) {
+        for session in self.routes().v6.values() {
+            with(session);
+        }
+    }
+
+    /// Tells every session to end, and lets no new one in.
+    pub fn shut_down(&self) {
+        let mut book = self.book();
+        book.shutting_down = true;
+        for session in book.all.values() {
+            session.order(Phase::Closing);
+        }
+    }
+
+    /// Every session in the order of arrival, what all of them counted since the start, and addresses with evidence of
+    /// two hosts.
+    pub fn report(&self, now: Instant) -> (Vec<SessionStatus>, Sum, Vec<(Ipv6Addr, u32)>) {
+        let mut book = self.book();
+        let mut all: Vec<_> = book.all.values().cloned().collect();
+        let mut sum = book.ended.clone();
+        let duplicates = book.duplicates.all(now);
+        drop(book);
+        all.sort_unstable_by_key(|session| session.id);
+        all.iter().for_each(|session| sum.add(&session.counters));
+        (all.iter().map(|session| session.status()).collect(), sum, duplicates)
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn routes(&self) -> RwLockReadGuard<'_, Routes> {
+        self.routes.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Routes {
+    fn forget_v4(&mut self, session: &Session) {
+        if let Some(address) = session.client.ipv4
+            && self.v4.get(&address).is_some_and(|present| present.id == session.id)
+        {
+            self.v4.remove(&address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const ADDRESS: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
+    const OTHER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
+
+    fn session(sessions: &Sessions, address: Ipv6Addr, ipv4: Option<Ipv4Addr>) -> Arc<Session> {
+        sessions.create(Client { address, ipv4 }, "[::1]:1".parse().unwrap(), "TLSv1.3").0
+    }
+
+    fn holder(sessions: &Sessions, address: impl Into<IpAddr>) -> Option<u64> {
+        sessions.find(address.into(), |session| session.id)
+    }
+
+    #[test]
+    fn the_newest_session_wins_and_a_late_close_of_the_old_one_changes_nothing() {
+        let (sessions, now) = (Sessions::new(9), Instant::now());
+        let v4 = Ipv4Addr::new(10, 0, 0, 1);
+        let (old, new) = (session(&sessions, ADDRESS, Some(v4)), session(&sessions, ADDRESS, Some(v4)));
+        assert_eq!(sessions.arrive(&old, now), Arrival::Present);
+        assert_eq!(sessions.arrive(&new, now), Arrival::Present);
+        assert_eq!((old.phase(), new.phase()), (Phase::Superseded, Phase::Present));
+        sessions.leave(&old);
+        assert_eq!(holder(&sessions, ADDRESS), Some(new.id));
+        assert_eq!(holder(&sessions, v4), Some(new.id));
+        sessions.leave(&new);
+        assert_eq!(holder(&sessions, ADDRESS), None);
+        assert_eq!(holder(&sessions, v4), None);
+    }
+
+    #[test]
+    fn an_ipv4_address_goes_with_the_session_that_names_it() {
+        let (sessions, now) = (Sessions::new(9), Instant::now());
+        let v4 = Ipv4Addr::new(10, 0, 0, 1);
+        sessions.arrive(&session(&sessions, ADDRESS, Some(v4)), now);
+        sessions.arrive(&session(&sessions, ADDRESS, None), now);
+        assert_eq!(holder(&sessions, v4), None, "the new certificate does not name it");
+    }
+
+    #[test]
+    fn a_newcomer_waits_after_evidence_and_gets_the_address_when_the_present_session_ends() {
+        let (sessions, now) = (Sessions::new(9), Instant::now());
+        let present = session(&sessions, ADDRESS, None);
+        sessions.arrive(&present, now);
+        sessions.evidence(ADDRESS, now);
+        let until = now + Duration::from_secs(2);
+        let (first, second) = (session(&sessions, ADDRESS, None), session(&sessions, ADDRESS, None));
+        assert_eq!(sessions.arrive(&first, now), Arrival::Held(until));
+        assert_eq!(sessions.arrive(&second, now), Arrival::Held(until));
+        assert_eq!(first.phase(), Phase::Closing, "one waits, the newest");
+        assert_eq!(holder(&sessions, ADDRESS), Some(present.id));
+        sessions.leave(&first);
+        sessions.leave(&present);
+        assert_eq!(holder(&sessions, ADDRESS), Some(second.id));
+        assert_eq!(second.phase(), Phase::Present);
+    }
+
+    #[test]
+    fn a_held_session_takes_over_once_and_only_while_it_waits() {
+        let (sessions, now) = (Sessions::new(9), Instant::now());
+        let (present, held) = (session(&sessions, ADDRESS, None), session(&sessions, ADDRESS, None));
+        sessions.arrive(&present, now);
+        sessions.evidence(ADDRESS, now);
+        sessions.arrive(&held, now);
+        sessions.take_over(&held);
+        assert_eq!((present.phase(), held.phase()), (Phase::Superseded, Phase::Present));
+        sessions.take_over(&present);
+        assert_eq!(holder(&sessions, ADDRESS), Some(held.id), "the old one does not come back");
+    }
+
+    #[test]
+    fn more_addresses_than_allowed_are_refused_but_nobody_is_locked_out_of_his_own() {
+        let (sessions, now) = (Sessions::new(1), Instant::now());
+        assert_eq!(sessions.arrive(&session(&sessions, ADDRESS, None), now), Arrival::Present);
+        assert_eq!(sessions.arrive(&session(&sessions, OTHER, None), now), Arrival::TooMany);
+        assert_eq!(sessions.arrive(&session(&sessions, ADDRESS, None), now), Arrival::Present);
+        sessions.shut_down();
+        assert_eq!(sessions.arrive(&session(&sessions, ADDRESS, None), now), Arrival::ShuttingDown);
+    }
+
+    #[test]
+    fn a_full_queue_drops_and_counts() {
+        let sessions = Sessions::new(1);
+        let (session, mut queue) =
+            sessions.create(Client { address: ADDRESS, ipv4: None }, "[::1]:1".parse().unwrap(), "TLSv1.3");
+        for _ in 0..QUEUE + 3 {
+            session.deliver(&[6; 40]);
+        }
+        assert_eq!(session.counters.drop_reasons(), [(DropReason::QueueFull, 3)]);
+        assert_eq!(session.status().queue, QUEUE);
+        assert!(queue.try_recv().is_ok());
+    }
+}

@@ -1,0 +1,91 @@
+//! The uplink: a TUN device into this host. It is made when the router starts and vanishes with it.
+
+use super::{Hub, RouterError};
+use crate::config;
+use crate::sys::tun::Tun;
+use crate::tunnel::Counters;
+use crate::tunnel::enf::frame;
+use nix::errno::Errno;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
+use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
+use rtnetlink::{Error, Handle, LinkUnspec};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Packets read before others get their turn.
+const BATCH: usize = 64;
+
+/// The device, and what passed it: received from the host, transmitted to it.
+#[derive(Debug)]
+pub struct Uplink {
+    /// The device.
+    pub tun: Tun,
+    /// What passed it.
+    pub counters: Counters,
+}
+
+impl Uplink {
+    /// Makes the device with its addresses, and turns it on.
+    pub async fn open(config: &config::RouterTun) -> Result<Self, RouterError> {
+        let failed = |step| move |source| RouterError::Uplink { step, dev: config.dev.clone(), source };
+        let tun = Tun::open(&config.dev).map_err(failed("make the TUN device"))?;
+        let (connection, netlink, _) = rtnetlink::new_connection().map_err(failed("open a netlink socket"))?;
+        let connection = tokio::spawn(connection);
+        set_up(&netlink, config).await.map_err(failed("set MTU and addresses"))?;
+        connection.abort();
+        tun.set_carrier(true).map_err(failed("turn on the carrier"))?;
+        Ok(Self { tun, counters: Counters::default() })
+    }
+}
+
+async fn set_up(netlink: &Handle, config: &config::RouterTun) -> io::Result<()> {
+    let index = nix::net::if_::if_nametoindex(config.dev.as_str())?;
+    // The router speaks for fe80::1 itself: the kernel shall have no link-local address here, and send no MLD.
+    let quiet = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+    let link = LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![quiet]));
+    netlink.link().set(link.build()).execute().await.map_err(plain)?;
+    let link = LinkUnspec::new_with_index(index).mtu(config.mtu.into()).up();
+    netlink.link().set(link.build()).execute().await.map_err(plain)?;
+    for address in &config.addresses {
+        let mut request = netlink.address().add(index, address.addr(), address.prefix_len());
+        request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        match request.execute().await.map_err(plain) {
+            Err(error) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {}
+            outcome => outcome?,
+        }
+    }
+    Ok(())
+}
+
+fn plain(error: Error) -> io::Error {
+    match error {
+        Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other),
+    }
+}
+
+/// Sends what this host has for clients on its way, for ever.
+pub async fn pump(hub: Arc<Hub>) {
+    let Some(uplink) = &hub.uplink else { return };
+    let mut packet = [0; frame::MAX_PACKET + 1];
+    loop {
+        if let Err(error) = uplink.tun.readable().await {
+            log::error!(dev = uplink.tun.name(); "cannot wait for packets from {}: {error}", uplink.tun.name());
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        for _ in 0..BATCH {
+            match uplink.tun.try_recv(&mut packet) {
+                Ok(length) => hub.forward_from_host(packet.get(..length).unwrap_or_default(), &uplink.counters),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    // Down, or deleted by somebody; it is tried again.
+                    log::debug!(dev = uplink.tun.name(); "cannot read from {}: {error}", uplink.tun.name());
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    break;
+                }
+            }
+        }
+        tokio::task::coop::consume_budget().await;
+    }
+}

@@ -1,0 +1,636 @@
+//! The router with real clients over real TLS, each story in a network namespace of its own.
+
+use crate::common::certs::{Ca, Identity, Leaf};
+use crate::common::netns::{block_on, in_netns, in_netns_with_tun, ip, sh};
+use enftun::config;
+use enftun::identity;
+use enftun::router::status::{SessionStatus, Status};
+use enftun::router::{Order, RouterError, control, serve};
+use enftun::transport::tls::{VERSIONS, client_config};
+use enftun::transport::trust::{Anchors, RouterTrust};
+use enftun::tunnel::enf::packet::{Packet, ROUTER, echo_reply, icmpv6_echo};
+use enftun::tunnel::enf::wire::{Wire, WireError};
+use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, Connection};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+const LISTEN: &str = "[::1]:4433";
+/// Only ends a test that would hang.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const A: &str = "fd00:8f80::a";
+const B: &str = "fd00:8f80::b";
+const C: &str = "fd00:8f80::c";
+const HOST: &str = "fd00:8f80::1";
+
+/// A running router and what it takes to be its client.
+struct Bed {
+    dir: tempfile::TempDir,
+    config: config::Router,
+    ca: Ca,
+    orders: mpsc::Sender<Order>,
+    served: JoinHandle<Result<(), RouterError>>,
+}
+
+/// Runs a story with a router; `adjust` changes its configuration.
+fn story(test: &str, adjust: impl FnOnce(&mut config::Router) + Send, story: impl AsyncFnOnce(Bed) + Send) {
+    in_netns(test, || block_on(async { story(Bed::start(adjust).await).await }));
+}
+
+/// As [`story`], with an uplink that has the address [`HOST`].
+fn story_with_uplink(test: &str, adjust: impl FnOnce(&mut config::Router) + Send, story: impl AsyncFnOnce(Bed) + Send) {
+    let adjust = |config: &mut config::Router| {
+        let addresses = vec![format!("{HOST}/64").parse().unwrap()];
+        config.tun = Some(config::RouterTun { dev: "enfr0".into(), mtu: 1280, addresses });
+        adjust(config);
+    };
+    in_netns_with_tun(test, || block_on(async { story(Bed::start(adjust).await).await }));
+}
+
+fn as_it_is(_: &mut config::Router) {}
+
+impl Bed {
+    async fn start(adjust: impl FnOnce(&mut config::Router)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::v1("Fleet");
+        let (cert_file, key_file) = ca.sign_v1("router.example").write(dir.path(), "router");
+        let mut config = config::Router {
+            listen: vec![LISTEN.parse().unwrap()],
+            cert_file,
+            key_file,
+            client_ca_file: Some(ca.write(dir.path(), "ca")),
+            endpoints_dir: dir.path().join("endpoints"),
+            max_sessions: 100,
+            allow_ipv4: false,
+            control_socket: dir.path().join("run/router.sock"),
+            tun: None,
+            between_clients: true,
+            multicast: false,
+        };
+        std::fs::create_dir(&config.endpoints_dir).unwrap();
+        adjust(&mut config);
+        let (orders, received) = mpsc::channel(1);
+        let served = tokio::spawn({
+            let config = config.clone();
+            async move { serve(&config, Vec::new(), received).await }
+        });
+        let bed = Self { dir, config, ca, orders, served };
+        bed.until("the router answers", |_| true).await;
+        bed
+    }
+
+    async fn ask(&self) -> Result<Status, RouterError> {
+        let socket = self.config.control_socket.clone();
+        tokio::task::spawn_blocking(move || control::ask(&socket)).await.unwrap()
+    }
+
+    async fn status(&self) -> Status {
+        self.ask().await.unwrap()
+    }
+
+    /// Waits until the status is as wanted.
+    async fn until(&self, what: &str, condition: impl Fn(&Status) -> bool) -> Status {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match self.ask().await {
+                Ok(status) if condition(&status) => return status,
+                seen => {
+                    assert!(tokio::time::Instant::now() < deadline, "waited in vain for: {what}; last seen: {seen:?}")
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn identity(&self, address: &str) -> Identity {
+        self.ca.sign_v1(address)
+    }
+
+    async fn client(&self, address: &str) -> Client {
+        Client::connect(self, address, &self.identity(address)).await
+    }
+
+    async fn stop(self) {
+        self.orders.send(Order::Stop).await.unwrap();
+        timeout(PATIENCE, self.served).await.unwrap().unwrap().unwrap();
+    }
+}
+
+fn session<'a>(status: &'a Status, address: &str) -> &'a SessionStatus {
+    let address: Ipv6Addr = address.parse().unwrap();
+    let found = status.sessions.iter().find(|session| session.address == address && session.phase == "present");
+    found.unwrap_or_else(|| panic!("no present session of {address}: {status:?}"))
+}
+
+fn drops(wanted: &[(&str, u64)]) -> BTreeMap<String, u64> {
+    wanted.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect()
+}
+
+/// A client that is nothing but a wire.
+struct Client {
+    wire: Wire,
+    address: Ipv6Addr,
+    received: std::collections::VecDeque<Vec<u8>>,
+}
+
+impl Client {
+    /// Connects, and waits until the router has answered: then the session is there.
+    async fn connect(bed: &Bed, address: &str, identity: &Identity) -> Self {
+        let mut client = Self::shake_hands(bed, address, identity).await;
+        client.ask_router().await;
+        client
+    }
+
+    async fn shake_hands(bed: &Bed, address: &str, identity: &Identity) -> Self {
+        let dir = tempfile::tempdir_in(bed.dir.path()).unwrap();
+        let (cert_file, key_file) = identity.write(dir.path(), "client");
+        let credentials = identity::load(&cert_file, &key_file, SystemTime::now()).unwrap();
+        let anchors = Anchors::load(bed.config.client_ca_file.as_ref().unwrap()).unwrap();
+        let trust = RouterTrust { anchors, name: Some("router.example".into()) };
+        let config = client_config(&credentials, trust, &VERSIONS).unwrap();
+        let io = TcpStream::connect(LISTEN).await.unwrap();
+        let name = ServerName::try_from("router.example").unwrap();
+        let (io, tls) = tokio_rustls::TlsConnector::from(config).connect(name, io).await.unwrap().into_inner();
+        let wire = Wire::new(io, Connection::Client(tls));
+        Self { wire, address: address.parse().unwrap(), received: Default::default() }
+    }
+
+    fn request(&self, to: &str) -> Vec<u8> {
+        icmpv6_echo(self.address, to.parse().unwrap(), 128, b"\0\x01\0\x02question")
+    }
+
+    async fn send(&mut self, packet: &[u8]) {
+        assert!(self.wire.push(packet));
+        self.wire.flush().unwrap();
+        while self.wire.pending() {
+            if self.wire.ready(true).await.unwrap().read {
+                self.wire.receive(|packet| self.received.push_back(packet.to_vec())).unwrap();
+            }
+            self.wire.flush().unwrap();
+        }
+    }
+
+    /// The next packet, or how the connection ended.
+    async fn next_or_end(&mut self) -> Result<Vec<u8>, WireError> {
+        let next = async {
+            loop {
+                if let Some(packet) = self.received.pop_front() {
+                    return Ok(packet);
+                }
+                self.wire.ready(false).await.unwrap();
+                self.wire.receive(|packet| self.received.push_back(packet.to_vec()))?;
+            }
+        };
+        timeout(PATIENCE, next).await.expect("a packet or the end")
+    }
+
+    async fn next(&mut self) -> Vec<u8> {
+        self.next_or_end().await.unwrap()
+    }
+
+    /// Asks the router itself, and waits for the answer. All that was sent before it has gone its way by then.
+    async fn ask_router(&mut self) {
+        let request = self.request("fe80::1");
+        self.send(&request).await;
+        let answer = self.next().await;
+        assert!(is_reply_from(&answer, ROUTER), "{answer:?}");
+    }
+}
+
+fn is_reply_from(packet: &[u8], wanted: Ipv6Addr) -> bool {
+    matches!(Packet::parse(packet), Some(Packet::V6 { source, payload, .. }) if source == wanted && payload[0] == 129)
+}
+
+/// `from` asks `to`, `to` answers.
+async fn ping(from: &mut Client, to: &mut Client) {
+    let request = from.request(&to.address.to_string());
+    from.send(&request).await;
+    let arrived = to.next().await;
+    assert_eq!(arrived, request);
+    to.send(&echo_reply(&arrived, to.address).unwrap()).await;
+    assert!(is_reply_from(&from.next().await, to.address));
+}
+
+#[test]
+fn two_clients_reach_each_other() {
+    story("two_clients_reach_each_other", as_it_is, async |bed| {
+        let (mut a, mut b) = (bed.client(A).await, bed.client(B).await);
+        ping(&mut a, &mut b).await;
+        ping(&mut b, &mut a).await;
+        let status = bed.status().await;
+        let a = session(&status, A);
+        assert_eq!((a.rx_packets, a.tx_packets, a.queue), (3, 3, 0), "two pings and the router's");
+        assert_eq!((a.tls.as_str(), &a.drops), ("TLSv1.3", &drops(&[])));
+    });
+}
+
+#[test]
+fn clients_are_kept_apart_when_the_configuration_says_so() {
+    story(
+        "clients_are_kept_apart",
+        |config| config.between_clients = false,
+        async |bed| {
+            let (mut a, mut b) = (bed.client(A).await, bed.client(B).await);
+            let request = a.request(B);
+            a.send(&request).await;
+            a.ask_router().await;
+            b.ask_router().await;
+            assert_eq!(session(&bed.status().await, A).drops, drops(&[("no-route", 1)]));
+            assert!(b.received.is_empty());
+        },
+    );
+}
+
+#[test]
+fn a_source_that_is_not_the_clients_own_is_dropped_and_counted() {
+    story("source_enforcement", as_it_is, async |bed| {
+        let (mut a, mut b) = (bed.client(A).await, bed.client(B).await);
+        for source in [B, C, "fe80::a", "::"] {
+            let (source, b) = (source.parse().unwrap(), b.address);
+            a.send(&icmpv6_echo(source, b, 128, b"\0\0\0\0")).await;
+            a.send(&icmpv6_echo(source, ROUTER, 128, b"\0\0\0\0")).await;
+        }
+        a.send(&[0x60, 1, 2, 3]).await;
+        a.send(&[]).await;
+        let mut ipv4 = vec![0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+        a.send(&ipv4).await;
+        ipv4[0] = 0x44;
+        a.send(&ipv4).await;
+        ping(&mut a, &mut b).await;
+        let wanted = drops(&[("source-forged", 8), ("malformed", 3), ("ipv4-not-allowed", 1)]);
+        assert_eq!(session(&bed.status().await, A).drops, wanted);
+    });
+}
+
+#[test]
+fn ipv4_passes_between_the_addresses_in_the_certificates_and_no_others() {
+    story(
+        "ipv4",
+        |config| config.allow_ipv4 = true,
+        async |bed| {
+            let of = |address: &str, ipv4: &str| bed.ca.sign_v3(Leaf::new(address).ip(address).ip(ipv4));
+            let mut a = Client::connect(&bed, A, &of(A, "10.0.0.1")).await;
+            let mut b = Client::connect(&bed, B, &of(B, "10.0.0.2")).await;
+            assert_eq!(session(&bed.status().await, A).ipv4, Some(Ipv4Addr::new(10, 0, 0, 1)));
+            let packet = |source: u8, destination: u8| {
+                vec![0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, source, 10, 0, 0, destination]
+            };
+            a.send(&packet(3, 2)).await;
+            a.send(&packet(1, 9)).await;
+            a.send(&packet(1, 2)).await;
+            assert_eq!(b.next().await, packet(1, 2));
+            assert_eq!(session(&bed.status().await, A).drops, drops(&[("ipv4-not-allowed", 1), ("no-route", 1)]));
+        },
+    );
+}
+
+#[test]
+fn the_newest_session_wins_and_what_is_in_flight_on_the_old_one_arrives() {
+    story("newest_wins", as_it_is, async |bed| {
+        let mut b = bed.client(B).await;
+        let mut old = bed.client(A).await;
+        let mut new = bed.client(A).await;
+        ping(&mut b, &mut new).await;
+        // Sent before the client knew; it comes on the old connection.
+        let in_flight = old.request(B);
+        old.send(&in_flight).await;
+        assert_eq!(b.next().await, in_flight);
+        // The client leaves the old connection late: the new session stays.
+        old.wire.close();
+        drop(old);
+        bed.until("the old session is gone", |status| status.sessions.len() == 2).await;
+        ping(&mut b, &mut new).await;
+        assert!(bed.status().await.warnings.is_empty());
+    });
+}
+
+#[test]
+fn a_superseded_session_that_lingers_is_closed_with_a_goodbye() {
+    story("superseded_goodbye", as_it_is, async |bed| {
+        let mut old = bed.client(A).await;
+        let mut new = bed.client(A).await;
+        assert!(matches!(old.next_or_end().await, Err(WireError::Closed)));
+        new.ask_router().await;
+    });
+}
+
+#[test]
+fn a_client_that_roams_again_and_again_never_waits() {
+    story("roaming", as_it_is, async |bed| {
+        let mut b = bed.client(B).await;
+        let mut present = bed.client(A).await;
+        let mut lost = Vec::new();
+        for round in 0..20 {
+            // `connect` returns when the router has answered: a session that is held has to wait for that.
+            let new = bed.client(A).await;
+            let old = std::mem::replace(&mut present, new);
+            ping(&mut b, &mut present).await;
+            match round % 4 {
+                // The old network is gone: not even a goodbye gets through.
+                0 => lost.push(old),
+                // It closes the old session a while after the new one works, as a careful client does.
+                1 => {
+                    let mut old = old;
+                    let request = old.request(B);
+                    old.send(&request).await;
+                    assert_eq!(b.next().await, request);
+                    old.wire.close();
+                }
+                2 => drop(old),
+                _ => {
+                    let mut old = old;
+                    old.wire.close();
+                }
+            }
+        }
+        let status = bed.until("all old sessions are gone", |status| status.sessions.len() == 2).await;
+        assert_eq!(status.warnings, []);
+        let again = bed.client(A).await;
+        drop((again, lost));
+    });
+}
+
+#[test]
+fn two_hosts_on_one_certificate_are_warned_about_and_calmed() {
+    story("two_hosts", as_it_is, async |bed| {
+        // Each host reconnects whenever it is closed, as the daemon does.
+        let taken_over = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let identity = bed.identity(A);
+        let bed = Arc::new(bed);
+        let hosts: Vec<_> = (0..2)
+            .map(|_| {
+                let (bed, identity, taken_over) = (Arc::clone(&bed), identity.clone(), Arc::clone(&taken_over));
+                tokio::spawn(async move {
+                    loop {
+                        let mut host = Client::connect(&bed, A, &identity).await;
+                        taken_over.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        while host.next_or_end().await.is_ok() {}
+                    }
+                })
+            })
+            .collect();
+        let status = bed.until("a warning", |status| status.warnings.first().is_some_and(|w| w.count >= 2)).await;
+        let warning = &status.warnings[0];
+        assert_eq!((warning.code.as_str(), warning.address), ("duplicate-certificate", Some(A.parse().unwrap())));
+        // Each exchange costs the 5 s in flight and then 2, 4, 8 ... seconds of waiting.
+        let status = bed.until("a host that waits", |status| status.sessions.iter().any(|s| s.phase == "held")).await;
+        assert!(status.sessions.iter().any(|session| session.phase == "present"), "the other one has the address");
+        let taken = taken_over.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(taken <= 5, "{taken} sessions in a row took over");
+        hosts.iter().for_each(JoinHandle::abort);
+    });
+}
+
+#[test]
+fn a_host_that_waits_gets_the_address_at_once_when_the_other_leaves() {
+    story("held_then_free", as_it_is, async |bed| {
+        let identity = bed.identity(A);
+        let mut first = Client::connect(&bed, A, &identity).await;
+        let mut second = Client::connect(&bed, A, &identity).await;
+        // Evidence: it still sends, long after it was superseded.
+        let request = first.request("fe80::1");
+        while bed.status().await.warnings.is_empty() {
+            if first.wire.push(&request) {
+                let _ = first.wire.flush();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let mut third = Client::shake_hands(&bed, A, &identity).await;
+        third.send(&request).await;
+        bed.until("it is held", |status| status.sessions.iter().any(|session| session.phase == "held")).await;
+        second.ask_router().await;
+        second.wire.close();
+        drop(second);
+        assert!(is_reply_from(&third.next().await, ROUTER), "the answer that it waits for comes late, but it comes");
+        assert_eq!(session(&bed.status().await, A).rx_packets, 0);
+    });
+}
+
+#[test]
+fn a_slow_receiver_costs_a_bounded_queue_and_nobody_else_anything() {
+    story("slow_receiver", as_it_is, async |bed| {
+        let (mut a, mut b, slow) = (bed.client(A).await, bed.client(B).await, bed.client(C).await);
+        let flood = icmpv6_echo(a.address, slow.address, 129, &[0; 1400]);
+        // The kernel's buffers take some megabytes first.
+        loop {
+            for _ in 0..1000 {
+                a.send(&flood).await;
+            }
+            a.ask_router().await;
+            ping(&mut a, &mut b).await;
+            let status = bed.status().await;
+            let slow = session(&status, C);
+            assert!(slow.queue <= 256);
+            if slow.drops.get("queue-full").is_some_and(|count| *count > 1000) {
+                break;
+            }
+        }
+        let status = bed.status().await;
+        assert_eq!(session(&status, A).drops, drops(&[]), "the sender is not blamed");
+        assert_eq!(session(&status, B).drops, drops(&[]), "the bystander lost nothing");
+        drop(slow);
+    });
+}
+
+#[test]
+fn multicast_crosses_only_when_it_is_wide_and_wanted() {
+    for wanted in [true, false] {
+        story(
+            "multicast",
+            |config| config.multicast = wanted,
+            async |bed| {
+                let (mut a, mut b, mut c) = (bed.client(A).await, bed.client(B).await, bed.client(C).await);
+                for narrow in ["ff01::1", "ff02::1", "ff02::fb"] {
+                    let packet = a.request(narrow);
+                    a.send(&packet).await;
+                }
+                let wide = a.request("ff0e::42");
+                a.send(&wide).await;
+                a.ask_router().await;
+                b.ask_router_after(wanted.then_some(&wide)).await;
+                c.ask_router_after(wanted.then_some(&wide)).await;
+                let dropped = session(&bed.status().await, A).drops.clone();
+                assert_eq!(
+                    dropped,
+                    if wanted { drops(&[("link-local", 3)]) } else { drops(&[("link-local", 3), ("no-route", 1)]) }
+                );
+            },
+        );
+    }
+}
+
+impl Client {
+    /// All that came before the router's answer is `expected`.
+    async fn ask_router_after(&mut self, expected: Option<&Vec<u8>>) {
+        let request = self.request("fe80::1");
+        self.send(&request).await;
+        if let Some(expected) = expected {
+            assert_eq!(&self.next().await, expected);
+        }
+        assert!(is_reply_from(&self.next().await, ROUTER));
+    }
+}
+
+#[test]
+fn the_uplink_carries_packets_both_ways() {
+    story_with_uplink("uplink", as_it_is, async |bed| {
+        let mut a = bed.client(A).await;
+        // The client asks the host behind the router.
+        let request = a.request(HOST);
+        a.send(&request).await;
+        assert!(is_reply_from(&a.next().await, HOST.parse().unwrap()));
+        // The host asks the client.
+        let asked = tokio::task::spawn_blocking(|| sh(&format!("ping -6 -n -c 2 -W 10 {A}")));
+        for _ in 0..2 {
+            let request = a.next().await;
+            a.send(&echo_reply(&request, a.address).unwrap()).await;
+        }
+        assert!(asked.await.unwrap().contains("2 received"));
+        // Nobody has this address.
+        tokio::task::spawn_blocking(|| sh(&format!("ping -6 -n -c 1 -W 1 {B} || true"))).await.unwrap();
+        let status = bed.status().await;
+        assert_eq!(status.uplink.as_deref(), Some("enfr0"));
+        assert_eq!(status.totals.uplink.drops, drops(&[("no-route", 1)]));
+        assert_eq!((status.totals.uplink.rx_packets, status.totals.uplink.tx_packets), (3, 3));
+        let link = ip("-d link show enfr0");
+        assert!(link.contains("mtu 1280") && link.contains("LOWER_UP"), "{link}");
+        assert!(
+            !ip("-6 addr show dev enfr0").contains("fe80"),
+            "the kernel has no link-local address beside the router's"
+        );
+        bed.stop().await;
+        assert!(!ip("link show").contains("enfr0"), "the device vanishes with the router");
+    });
+}
+
+#[test]
+fn wide_multicast_reaches_the_uplink_and_clients_cannot_reach_the_link_of_the_host() {
+    story_with_uplink("uplink_multicast", as_it_is, async |bed| {
+        let (mut a, mut b) = (bed.client(A).await, bed.client(B).await);
+        for destination in ["ff02::1", "ff05::42", "ff0e::42", "fe80::2"] {
+            let packet = a.request(destination);
+            a.send(&packet).await;
+        }
+        a.ask_router().await;
+        b.ask_router_after(None).await;
+        let status = bed.status().await;
+        assert_eq!(status.totals.uplink.tx_packets, 2);
+        assert_eq!(session(&status, A).drops, drops(&[("link-local", 2)]));
+    });
+}
+
+#[test]
+fn an_enrolled_client_is_let_in_and_an_unknown_one_is_told_why_not() {
+    story("enrolled", as_it_is, async |bed| {
+        let enrolled = Identity::self_signed_v1(A);
+        let file = bed.config.endpoints_dir.join(format!("{A}.pem"));
+        std::fs::write(&file, enrolled.public_key_pem()).unwrap();
+        let mut client = Client::connect(&bed, A, &enrolled).await;
+        client.wire.close();
+
+        let mut unknown = Client::shake_hands(&bed, B, &Identity::self_signed_v1(B)).await;
+        let refused = unknown.next_or_end().await;
+        assert!(
+            matches!(&refused, Err(WireError::Tls(rustls::Error::AlertReceived(alert))) if is_refusal(*alert)),
+            "{refused:?}"
+        );
+        std::fs::remove_file(&file).unwrap();
+        let mut revoked = Client::shake_hands(&bed, A, &enrolled).await;
+        assert!(matches!(revoked.next_or_end().await, Err(WireError::Tls(rustls::Error::AlertReceived(_)))));
+        assert_eq!(bed.status().await.totals.handshakes_failed, 2);
+    });
+}
+
+fn is_refusal(alert: AlertDescription) -> bool {
+    enftun::tunnel::enf::wire::is_about_credentials(alert)
+}
+
+#[test]
+fn sessions_beyond_the_limit_are_refused() {
+    story(
+        "max_sessions",
+        |config| config.max_sessions = 1,
+        async |bed| {
+            let mut a = bed.client(A).await;
+            let mut b = Client::shake_hands(&bed, B, &bed.identity(B)).await;
+            assert!(matches!(b.next_or_end().await, Err(WireError::Closed)));
+            a.ask_router().await;
+            let _again = bed.client(A).await;
+            assert_eq!(bed.status().await.totals.refused, 1);
+        },
+    );
+}
+
+#[test]
+fn a_router_that_stops_says_goodbye_to_all_and_leaves_nothing_behind() {
+    story("shutdown", as_it_is, async |bed| {
+        let (mut a, mut b) = (bed.client(A).await, bed.client(B).await);
+        let socket = bed.config.control_socket.clone();
+        let config = bed.config.clone();
+        assert!(socket.exists());
+        // One that is in the middle of its handshake does not hold up anybody.
+        let _handshaking = TcpStream::connect(LISTEN).await.unwrap();
+        let (orders, served) = (bed.orders, bed.served);
+        orders.send(Order::Stop).await.unwrap();
+        assert!(matches!(a.next_or_end().await, Err(WireError::Closed)));
+        assert!(matches!(b.next_or_end().await, Err(WireError::Closed)));
+        drop((a, b));
+        timeout(PATIENCE, served).await.unwrap().unwrap().unwrap();
+        assert!(!socket.exists());
+        assert!(TcpStream::connect(LISTEN).await.is_err(), "nobody listens any more");
+        assert!(matches!(control::ask(&config.control_socket), Err(RouterError::NotRunning { .. })));
+    });
+}
+
+#[test]
+fn a_reload_takes_new_certificates_and_keeps_the_old_ones_when_the_new_are_bad() {
+    story("reload", as_it_is, async |bed| {
+        let mut before = bed.client(A).await;
+        let not_after = bed.status().await.certificate_not_after;
+        let renew = |leaf: Leaf| bed.ca.sign_v1(leaf).write(bed.dir.path(), "router");
+        renew(Leaf::new("router.example").valid(("20200101000000Z", "20991231235959Z")));
+        bed.orders.send(Order::Reload).await.unwrap();
+        let status = bed.until("the new one", |status| status.certificate_not_after != not_after).await;
+        std::fs::write(&bed.config.cert_file, "garbage").unwrap();
+        bed.orders.send(Order::Reload).await.unwrap();
+        // The channel holds one order: when a second fits, the first was taken up; when a third fits, it was carried out.
+        bed.orders.send(Order::Reload).await.unwrap();
+        bed.orders.send(Order::Reload).await.unwrap();
+        let mut after = bed.client(B).await;
+        ping(&mut before, &mut after).await;
+        assert_eq!(bed.status().await.certificate_not_after, status.certificate_not_after);
+    });
+}
+
+#[test]
+fn a_second_router_does_not_take_the_control_socket_of_a_living_one() {
+    story("second_router", as_it_is, async |bed| {
+        let config = config::Router { listen: vec!["[::1]:4434".parse().unwrap()], ..bed.config.clone() };
+        let (_orders, received) = mpsc::channel(1);
+        assert!(matches!(serve(&config, Vec::new(), received).await, Err(RouterError::Running(_))));
+        bed.status().await;
+        // One that was killed leaves a socket that nobody answers on.
+        let left: PathBuf = bed.dir.path().join("left.sock");
+        drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
+        assert!(left.exists());
+        drop(control::Socket::bind(&left).unwrap());
+        assert!(!left.exists());
+    });
+}
+
+#[test]
+fn the_control_socket_is_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    story("control_mode", as_it_is, async |bed| {
+        let mode = std::fs::metadata(&bed.config.control_socket).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    });
+}
