@@ -95,6 +95,16 @@ make_user() {
         daemon_uid=0
 }
 
+# Every user may open /dev/net/tun where udev runs. Where it does not, these namespaces get a device node of their own.
+make_tun_device() {
+    [ -c /dev/net/tun ] || fail "there is no /dev/net/tun: load the driver (modprobe tun)"
+    [ "$(id -u)" -eq 0 ] && [ "$daemon_uid" -ne 0 ] || return 0
+    if ! setpriv --reuid "$daemon_uid" --clear-groups sh -c 'test -r /dev/net/tun -a -w /dev/net/tun'; then
+        mknod -m 666 "$work/tun" c 10 200
+        mount --bind "$work/tun" /dev/net/tun
+    fi
+}
+
 # A CA, the router's certificate (v3, with its name) and the host's (v1 without extensions, its name the IPv6 address: as
 # the tools of the C client make them).
 make_credentials() {
