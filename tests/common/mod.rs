@@ -5,7 +5,6 @@ pub mod bus;
 pub mod certs;
 pub mod client;
 pub mod fake_router;
-pub mod certs;
 pub mod netns;
 
 use std::time::{Duration, Instant};

@@ -5,5 +5,5 @@
 mod common;
 
 mod kernel;
-mod session;
 mod router;
+mod session;
