@@ -237,7 +237,8 @@ frames() {
 # Those of the tunnel's own TCP connection, and all others.
 own_frames() { frames | grep -F " > ${remote%:*}.${remote#*:} TCP" || true; }
 other_frames() { frames | grep -vF " > ${remote%:*}.${remote#*:} TCP" || true; }
-has_own_frames() { [ -n "$(own_frames)" ]; }
+attempts() { own_frames | grep -c ' TCP SYN$' || true; }
+has_attempt() { [ "$(attempts)" -gt 0 ]; }
 
 # Everything that a clean-up must bring back: links, addresses, rules, routes of all tables, sysctls, nft rules.
 state_of_host() {
