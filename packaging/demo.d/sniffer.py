@@ -21,7 +21,8 @@ ICMPV6 = {
 def transport(protocol, packet, payload):
     if protocol in (6, 17):
         ports = struct.unpack_from("!HH", payload)
-        return packet[0], f"{packet[1]}.{ports[0]} > {packet[2]}.{ports[1]} {'TCP' if protocol == 6 else 'UDP'}"
+        name = "UDP" if protocol == 17 else "TCP SYN" if payload[13] & 2 else "TCP"
+        return packet[0], f"{packet[1]}.{ports[0]} > {packet[2]}.{ports[1]} {name}"
     kinds, name = {1: (ICMP, "ICMP"), 58: (ICMPV6, "ICMPv6")}.get(protocol, ({}, f"protocol {protocol}"))
     kind = f" {kinds.get(payload[0], payload[0])}" if kinds else ""
     return packet[0], f"{packet[1]} > {packet[2]} {name}{kind}"

@@ -95,6 +95,16 @@ make_user() {
         daemon_uid=0
 }
 
+# Every user may open /dev/net/tun where udev runs. Where it does not, these namespaces get a device node of their own.
+make_tun_device() {
+    [ -c /dev/net/tun ] || fail "there is no /dev/net/tun: load the driver (modprobe tun)"
+    [ "$(id -u)" -eq 0 ] && [ "$daemon_uid" -ne 0 ] || return 0
+    if ! setpriv --reuid "$daemon_uid" --clear-groups sh -c 'test -r /dev/net/tun -a -w /dev/net/tun'; then
+        mknod -m 666 "$work/tun" c 10 200
+        mount --bind "$work/tun" /dev/net/tun
+    fi
+}
+
 # A CA, the router's certificate (v3, with its name) and the host's (v1 without extensions, its name the IPv6 address: as
 # the tools of the C client make them).
 make_credentials() {
@@ -227,7 +237,8 @@ frames() {
 # Those of the tunnel's own TCP connection, and all others.
 own_frames() { frames | grep -F " > ${remote%:*}.${remote#*:} TCP" || true; }
 other_frames() { frames | grep -vF " > ${remote%:*}.${remote#*:} TCP" || true; }
-has_own_frames() { [ -n "$(own_frames)" ]; }
+attempts() { own_frames | grep -c ' TCP SYN$' || true; }
+has_attempt() { [ "$(attempts)" -gt 0 ]; }
 
 # Everything that a clean-up must bring back: links, addresses, rules, routes of all tables, sysctls, nft rules.
 state_of_host() {
