@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod daemon;
 mod kernel;
 mod router;
 mod session;

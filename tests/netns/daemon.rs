@@ -1,0 +1,364 @@
+//! The whole of it: daemon, bus, router and command line as separate programs in two namespaces with a LAN between them.
+
+use crate::common::bus::{PrivateBus, daemon_user, no_other_uid, stdout};
+use crate::common::certs::{Ca, Leaf, write};
+use crate::common::netns::{Netns, Running, in_netns_with_tun, ip, sh, state_of_host, try_ip, veth};
+use crate::common::{skip, wait_for};
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Output, Stdio};
+
+/// The client's address in the overlay, and the router's own on its uplink.
+const OWN: &str = "fd00:8f80:1::1234";
+const ROUTER: &str = "fd00:8f80:1::1";
+const MANAGER: [&str; 3] = ["org.enftun.Enftun1", "/org/enftun/Enftun1", "org.enftun.Enftun1.Manager"];
+const TUNNEL: [&str; 3] = ["org.enftun.Enftun1", "/org/enftun/Enftun1/tunnel/enf0", "org.enftun.Enftun1.Tunnel"];
+
+/// The client is the test's own namespace; the router is the far one.
+struct World {
+    bus: PrivateBus,
+    far: Netns,
+    directory: tempfile::TempDir,
+    router: Option<Running>,
+    daemon: Option<Running>,
+}
+
+/// Runs a story in a world with router and daemon running and the tunnel `enf0` not yet connected.
+fn story(test: &str, tell: impl FnOnce(&mut World) + Send) {
+    in_netns_with_tun(test, || {
+        let Some(bus) = PrivateBus::start(test) else { return };
+        let far = Netns::new();
+        veth(&Netns::here(), "lan0", &far, "wan0");
+        for (netns, dev, own) in [(&Netns::here(), "lan0", 1), (&far, "wan0", 2)] {
+            netns.exec(&format!(
+                "ip addr add 192.0.2.{own}/24 dev {dev}; ip addr add 2001:db8::{own}/64 dev {dev} nodad"
+            ));
+        }
+        let mut world = World { bus, far, directory: tempfile::tempdir().unwrap(), router: None, daemon: None };
+        world.write_files();
+        world.start_router();
+        world.start_daemon();
+        tell(&mut world);
+    });
+}
+
+impl World {
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn tunnel_file(&self, name: &str) -> PathBuf {
+        self.path().join(format!("etc/tunnels/{name}.toml"))
+    }
+
+    fn write_files(&self) {
+        sh(&format!("chmod 755 {0}; mkdir -p {0}/etc/tunnels {0}/state {0}/run", self.path().display()));
+        let ca = Ca::v3("Test Root");
+        ca.write(self.path(), "etc/ca");
+        ca.sign_v3(Leaf::new("router.example.net").dns("router.example.net")).write(self.path(), "router");
+        let (_, key) = ca.sign_v3(Leaf::new(OWN).ip(OWN)).write(self.path(), "etc/client");
+        for file in [key, self.path().join("state"), self.path().join("run")] {
+            chown(file, Some(daemon_user()), None).unwrap();
+        }
+        let router = format!(
+            "listen = [\"192.0.2.2:443\", \"[2001:db8::2]:443\"]\ncert_file = \"router.crt.pem\"\nkey_file = \"router.key.pem\"\n\
+             client_ca_file = \"etc/ca.pem\"\nendpoints_dir = \"endpoints\"\ncontrol_socket = \"control.sock\"\n\
+             [tun]\ndev = \"enfr0\"\naddresses = [\"{ROUTER}/64\"]\n"
+        );
+        write(&self.path().join("router.toml"), router.as_bytes(), 0o644);
+        self.write_tunnel("enf0", "", "prefixes = [\"fd00:8f80::/32\"]");
+    }
+
+    /// A tunnel file with these lines in `[retry]` and `[route]`.
+    fn write_tunnel(&self, name: &str, retry: &str, route: &str) {
+        let text = format!(
+            "kind = \"enf\"\n[remote]\nhosts = [\"192.0.2.2\"]\nca_cert_file = \"ca.pem\"\nname = \"router.example.net\"\n\
+             heartbeat_timeout = \"2s\"\n[route]\n{route}\nlockdown = \"session\"\n[identity]\ncert_file = \"client.crt.pem\"\n\
+             key_file = \"client.key.pem\"\n[retry]\nfirst = \"200ms\"\n{retry}\n"
+        );
+        write(&self.tunnel_file(name), text.as_bytes(), 0o644);
+    }
+
+    fn start_router(&mut self) {
+        let mut command = self.far.command(env!("CARGO_BIN_EXE_enftun-router"));
+        command.arg("--config").arg(self.path().join("router.toml")).arg("serve");
+        self.router = Some(Running(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()));
+        wait_for("the router to answer", || self.router_status().status.success());
+    }
+
+    fn router_status(&self) -> Output {
+        let mut command = self.far.command(env!("CARGO_BIN_EXE_enftun-router"));
+        command.arg("--config").arg(self.path().join("router.toml")).args(["status", "--json"]).output().unwrap()
+    }
+
+    fn start_daemon(&mut self) {
+        let mut command = self.bus.command(env!("CARGO_BIN_EXE_enftund"));
+        for directory in ["config", "state", "runtime"] {
+            let place = match directory {
+                "config" => "etc",
+                "runtime" => "run",
+                other => other,
+            };
+            command.arg(format!("--{directory}-dir")).arg(self.path().join(place));
+        }
+        command.args(["--user", "65534", "--log-level", "debug"]);
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path().join("log")).unwrap();
+        self.daemon = Some(Running(command.stderr(log).spawn().unwrap()));
+        wait_for("the daemon on the bus", || self.ctl(&["list"]).status.success());
+    }
+
+    fn daemon(&mut self) -> &mut Child {
+        &mut self.daemon.as_mut().unwrap().0
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> Output {
+        self.bus.command(env!("CARGO_BIN_EXE_enftunctl")).args(arguments).output().unwrap()
+    }
+
+    fn connect(&self) {
+        stdout(self.ctl(&["connect", "enf0", "--wait=30s"]));
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let text = stdout(self.ctl(&["status", "enf0", "--json"]));
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["tunnels"][0].clone()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path().join("log")).unwrap()
+    }
+}
+
+fn ping(address: &str) -> bool {
+    let mut command = std::process::Command::new("ping");
+    command.args(["-c", "1", "-W", "2", "-q", address]).stdout(Stdio::null()).status().unwrap().success()
+}
+
+/// Packets that left on the LAN so far and that are not the tunnel's own: everything but TCP with port 443.
+fn watch_the_lan() {
+    sh(
+        "nft -f - <<'N'\ntable inet sniff { counter other {}\n chain out { type filter hook postrouting priority 400;\n oifname lan0 tcp dport 443 accept\n oifname lan0 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, mld2-listener-report } accept\n oifname lan0 counter name other }\n}\nN",
+    );
+}
+
+fn seen_on_the_lan() -> u64 {
+    let listed: serde_json::Value = serde_json::from_str(&sh("nft -j list counter inet sniff other")).unwrap();
+    listed["nftables"][1]["counter"]["packets"].as_u64().unwrap()
+}
+
+#[test]
+fn from_a_bus_call_to_a_ping_and_back() {
+    story("from_a_bus_call_to_a_ping_and_back", |world| {
+        let before = state_of_host();
+        let path = stdout(world.bus.busctl(&["call", MANAGER[0], MANAGER[1], MANAGER[2], "GetTunnel", "s", "enf0"]));
+        assert_eq!(path.trim(), format!("o \"{}\"", TUNNEL[1]));
+        stdout(world.bus.busctl(&["call", TUNNEL[0], TUNNEL[1], TUNNEL[2], "Connect", "u", "0"]));
+        stdout(world.ctl(&["wait", "enf0", "connected"]));
+        assert!(ping(ROUTER), "{}", world.log());
+        world.far.exec(&format!("ping -c 1 -W 2 {OWN}"));
+        let status = world.status();
+        assert_eq!(status["active_remote"], "192.0.2.2:443");
+        assert_eq!(status["addresses"][0], format!("{OWN}/128"));
+        assert!(status["statistics"]["rx_packets"].as_u64() >= Some(2), "{status:#}");
+        let sessions: serde_json::Value = serde_json::from_str(&stdout(world.router_status())).unwrap();
+        assert_eq!(sessions["sessions"][0]["address"], OWN);
+        stdout(world.bus.busctl(&["call", TUNNEL[0], TUNNEL[1], TUNNEL[2], "Disconnect", "u", "0"]));
+        stdout(world.ctl(&["wait", "enf0", "disconnected"]));
+        assert_eq!(state_of_host(), before, "nothing is left");
+    });
+}
+
+#[test]
+fn the_daemon_gives_up_root_for_good_in_every_thread() {
+    story("the_daemon_gives_up_root_for_good_in_every_thread", |world| {
+        if let Some(why) = no_other_uid() {
+            return skip("the_daemon_gives_up_root_for_good_in_every_thread", why);
+        }
+        let tasks = format!("/proc/{}/task", world.daemon().id());
+        for task in std::fs::read_dir(tasks).unwrap() {
+            let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+            assert_eq!(field("Uid:"), "65534\t65534\t65534\t65534");
+            assert_eq!(field("Groups:"), "");
+            for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+                // Bit 12: CAP_NET_ADMIN.
+                assert_eq!(field(set), "0000000000001000", "{set}");
+            }
+            assert_eq!(field("NoNewPrivs:"), "1");
+        }
+    });
+}
+
+#[test]
+fn whoever_may_not_change_anything_may_still_read() {
+    story("whoever_may_not_change_anything_may_still_read", |world| {
+        if let Some(why) = no_other_uid() {
+            return skip("whoever_may_not_change_anything_may_still_read", why);
+        }
+        // Uid 65534 is the daemon's own here, and may; so the stranger is another.
+        let stranger = |arguments: &[&str]| {
+            let mut command = world.bus.command("setpriv");
+            command.args(["--reuid", "65533", "--regid", "65533", "--clear-groups", "busctl", "--system"]);
+            command.args(arguments).output().unwrap()
+        };
+        let refused = stranger(&["call", TUNNEL[0], TUNNEL[1], TUNNEL[2], "Connect", "u", "0"]);
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("denied") || !refused.status.success());
+        let state = stdout(stranger(&["get-property", TUNNEL[0], TUNNEL[1], TUNNEL[2], "State"]));
+        assert_eq!(state.trim(), "s \"disconnected\"");
+    });
+}
+
+#[test]
+fn a_router_that_dies_is_found_again_and_nothing_leaves_by_the_lan_meanwhile() {
+    story("a_router_that_dies_is_found_again_and_nothing_leaves_by_the_lan_meanwhile", |world| {
+        world.write_tunnel("enf0", "max = \"1s\"", "prefixes = [\"default\"]");
+        stdout(world.ctl(&["reload"]));
+        watch_the_lan();
+        let _ = ping("2001:db8::2");
+        assert!(seen_on_the_lan() > 0, "the counter sees what leaves by the LAN");
+        world.connect();
+        assert!(ping(ROUTER));
+        let before = seen_on_the_lan();
+        world.router = None;
+        stdout(world.ctl(&["wait", "enf0", "reconnecting"]));
+        for address in ["2001:db8::2", "192.0.2.2", ROUTER] {
+            assert!(!ping(address), "{address} answers though nothing may leave");
+        }
+        world.start_router();
+        stdout(world.ctl(&["wait", "enf0", "connected"]));
+        wait_for("a ping through the new session", || ping(ROUTER));
+        assert_eq!(seen_on_the_lan(), before);
+    });
+}
+
+#[test]
+fn a_killed_daemon_leaves_traffic_blocked_and_returns_to_its_target() {
+    story("a_killed_daemon_leaves_traffic_blocked_and_returns_to_its_target", |world| {
+        world.write_tunnel("enf0", "", "prefixes = [\"fd00:8f80::/32\", \"2001:db8::/64\"]");
+        stdout(world.ctl(&["reload"]));
+        world.connect();
+        world.daemon().kill().unwrap();
+        world.daemon().wait().unwrap();
+        assert!(!ping("2001:db8::2"), "what belongs in the tunnel goes nowhere while the daemon is dead");
+        ip("link delete enf0");
+        assert!(!ping("2001:db8::2"), "also when the device is deleted");
+        assert!(ping("192.0.2.2"), "the LAN is there all the time");
+        world.start_daemon();
+        stdout(world.ctl(&["wait", "enf0", "connected"]));
+        assert_eq!(world.status()["state_reason"], "boot");
+        wait_for("a ping", || ping(ROUTER));
+        assert_eq!(try_ip("-6 rule show").stdout.iter().filter(|byte| **byte == b'\n').count(), 2 + 2 + 4);
+    });
+}
+
+#[test]
+fn a_daemon_that_is_told_to_end_leaves_traffic_blocked() {
+    story("a_daemon_that_is_told_to_end_leaves_traffic_blocked", |world| {
+        world.connect();
+        let rules = ip("-6 rule show");
+        let pid = nix::unistd::Pid::from_raw(world.daemon().id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert!(world.daemon().wait().unwrap().success());
+        assert_eq!(ip("-6 rule show"), rules);
+        assert!(!ping(ROUTER));
+        // Without the daemon, `clear` takes everything away.
+        let config = world.path().join("etc");
+        stdout(world.ctl(&["clear", "enf0", "--config-dir", config.to_str().unwrap()]));
+        assert!(!ip("-6 rule show").contains("unreachable"));
+        assert!(!try_ip("link show enf0").status.success());
+    });
+}
+
+#[test]
+fn reload_changes_what_changed_and_nothing_else() {
+    story("reload_changes_what_changed_and_nothing_else", |world| {
+        world.connect();
+        let since = |world: &World| world.status()["state_since"].clone();
+        let (session, sessions) = (since(world), || world.log().matches("enf0 is connected").count());
+
+        world.write_tunnel("enf0", "max = \"30s\"", "prefixes = [\"fd00:8f80::/32\"]");
+        stdout(world.ctl(&["reload"]));
+        assert_eq!(since(world), session, "a new back-off needs no new session");
+
+        world.write_tunnel("enf0", "max = \"30s\"", "prefixes = [\"fd00:8f80::/32\", \"2001:db8:7::/48\"]");
+        stdout(world.ctl(&["reload"]));
+        wait_for("the new session", || sessions() == 2);
+        assert!(ip("-6 rule show").contains("2001:db8:7::/48 unreachable"));
+        world.write_tunnel("enf0", "max = \"30s\"", "prefixes = [\"fd00:8f80::/32\"]");
+        stdout(world.ctl(&["reload"]));
+        assert!(!ip("-6 rule show").contains("2001:db8:7::/48"), "what is no longer configured is gone");
+        wait_for("the third session", || sessions() == 3);
+
+        let (session, rules) = (since(world), ip("-6 rule show"));
+        world.write_tunnel("enf0", "max = \"30s\"", "prefixes = [\"fd00:8f80::/32\"]\nfwmrk = 7");
+        let refused = world.ctl(&["reload"]);
+        assert_eq!(refused.status.code(), Some(78));
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains("enf0.toml") && said.contains("fwmrk") && said.contains("fwmark"), "{said}");
+        assert_eq!((since(world), ip("-6 rule show")), (session, rules), "nothing changed");
+        wait_for("a ping", || ping(ROUTER));
+    });
+}
+
+#[test]
+fn tunnels_come_and_go_with_their_files() {
+    story("tunnels_come_and_go_with_their_files", |world| {
+        let before = state_of_host();
+        world.write_tunnel("enf1", "", "prefixes = [\"fd00:8f81::/32\"]\nfwmark = 364\ntable = 2098");
+        stdout(world.ctl(&["reload"]));
+        stdout(world.ctl(&["connect", "enf1", "--wait"]));
+        assert!(ip("-6 rule show").contains("fd00:8f81::/32"));
+        std::fs::remove_file(world.tunnel_file("enf1")).unwrap();
+        stdout(world.ctl(&["reload"]));
+        assert_eq!(world.ctl(&["status", "enf1"]).status.code(), Some(5));
+        assert_eq!(state_of_host(), before);
+    });
+}
+
+#[test]
+fn fifty_reconnects_leave_no_descriptor_thread_or_rule_behind() {
+    story("fifty_reconnects_leave_no_descriptor_thread_or_rule_behind", |world| {
+        world.connect();
+        let pid = world.daemon().id();
+        let count = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
+        stdout(world.ctl(&["reconnect", "enf0", "--wait"]));
+        let (descriptors, host) = (count("fd"), state_of_host());
+        for _ in 0..50 {
+            stdout(world.ctl(&["reconnect", "enf0", "--wait"]));
+        }
+        wait_for("the last session's descriptors to be closed", || count("fd") <= descriptors);
+        assert_eq!(state_of_host(), host);
+        assert!(ping(ROUTER));
+    });
+}
+
+#[test]
+fn an_idle_daemon_sleeps() {
+    story("an_idle_daemon_sleeps", |world| {
+        world.connect();
+        let pid = world.daemon().id();
+        let woken = || -> u64 {
+            let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            let status = |task: std::io::Result<std::fs::DirEntry>| {
+                std::fs::read_to_string(task.unwrap().path().join("status")).unwrap()
+            };
+            let switches = |status: String| -> u64 {
+                status
+                    .lines()
+                    .filter_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
+                    .map(|n| n.trim().parse::<u64>().unwrap())
+                    .sum()
+            };
+            tasks.map(status).map(switches).sum()
+        };
+        // What connecting set in motion comes to rest first.
+        let mut last = woken();
+        wait_for("a second without anything to do", || {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            last == std::mem::replace(&mut last, woken())
+        });
+        let before = woken();
+        std::thread::sleep(std::time::Duration::from_secs(5));
+        assert!(woken() - before <= 5, "woken {} times in five idle seconds", woken() - before);
+    });
+}
