@@ -68,7 +68,9 @@ pub async fn run(mut task: Task) {
             Box::pin(task.held(until.into())).await
         }
         Arrival::TooMany | Arrival::ShuttingDown => {
-            task.hub.refused(peer, "there are as many sessions as max_sessions allows");
+            if arrival == Arrival::TooMany {
+                task.hub.refused(peer, "there are as many sessions as max_sessions allows");
+            }
             Box::pin(task.goodbye(GOODBYE)).await;
             return;
         }
@@ -99,16 +101,17 @@ pub async fn run(mut task: Task) {
 impl Task {
     async fn present(&mut self) -> End {
         loop {
+            match self.me.phase() {
+                Phase::Superseded => return End::Superseded,
+                Phase::Closing => return End::Told,
+                Phase::Held | Phase::Present => {}
+            }
             if let Err(error) = self.send() {
                 return End::Wire(error);
             }
             let (room, pending) = (self.wire.room(), self.wire.pending());
             tokio::select! {
-                () = self.me.wake.notified() => match self.me.phase() {
-                    Phase::Superseded => return End::Superseded,
-                    Phase::Closing => return End::Told,
-                    Phase::Held | Phase::Present => {}
-                },
+                () = self.me.wake.notified() => {}
                 Some(packet) = self.queue.recv(), if room => self.push(&packet),
                 ready = self.wire.ready(pending) => {
                     if let Err(error) = self.receive_if_ready(ready) {
