@@ -13,7 +13,7 @@
 //! | [`dbus`] | bus objects and client proxies; the only user of zbus |
 //! | [`cli`] | `enftunctl`, one file a verb |
 //! | [`router`] | the far end |
-//! | [`paths`], [`error`], [`sys`] | what all share; `sys` is the only unsafe code |
+//! | [`privileges`], [`logging`], [`paths`], [`error`], [`sys`] | what all share; `sys` is the only unsafe code |
 //!
 //! ```text
 //! /etc/enftun/**.toml --parse, validate--> Config --\
@@ -37,8 +37,10 @@ pub mod dbus;
 pub mod error;
 pub mod identity;
 pub mod kernel;
+pub mod logging;
 pub mod paths;
 pub mod plan;
+pub mod privileges;
 pub mod router;
 pub mod state;
 pub mod sys;

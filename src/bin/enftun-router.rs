@@ -1,4 +1,4 @@
-//! `enftun-router`: the far end.
+//! `enftun-router`: the far end. The library does the work.
 
 use std::process::ExitCode;
 

@@ -1,2 +1,7 @@
-//! `enftunctl`: the command line.
-fn main() {}
+//! `enftunctl`: the command line. Everything is in [`enftun::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    enftun::cli::main()
+}

@@ -1,1 +1,221 @@
-//! cli
+//! `enftunctl`: what people and scripts type. One file a verb; here are the list of verbs, the exit code and the one line on
+//! stderr. What it knows of the daemon it has from the bus; verbs that work without the daemon say so.
+
+pub mod args;
+mod change;
+mod check;
+mod clear;
+mod list;
+mod monitor;
+mod output;
+mod plan;
+mod reload;
+mod run;
+mod status;
+mod time;
+mod wait;
+
+use crate::config::{self, Severity, Tunnel};
+use crate::daemon::Refusal;
+use crate::dbus::client::ClientError;
+use crate::error::{Class, Exit, chain};
+use crate::kernel::KernelError;
+use crate::paths::Paths;
+use clap::{Parser, Subcommand};
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Drives enftund, which keeps this host on an overlay network through tunnels.
+#[derive(Debug, Parser)]
+#[command(
+    name = "enftunctl",
+    version,
+    disable_help_subcommand = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 enftund is not running, 4 not authorised, 5 no such tunnel or file, \
+                  6 timed out, 78 configuration errors."
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Shows how the tunnels are.
+    Status(status::Args),
+    /// Lists the tunnels there are.
+    List(list::Args),
+    /// Makes a tunnel carry traffic.
+    #[command(visible_alias = "up")]
+    Connect(change::Args),
+    /// Makes a tunnel stop carrying traffic.
+    #[command(visible_alias = "down")]
+    Disconnect(change::Args),
+    /// Starts a new session of a tunnel.
+    Reconnect(change::Args),
+    /// Waits until a tunnel is in a state.
+    Wait(wait::Args),
+    /// Tells what happens, until it is interrupted.
+    Monitor(monitor::Args),
+    /// Has the configuration read again.
+    Reload,
+    /// Prints what the kernel holds for a tunnel in a state, as commands; changes nothing.
+    Plan(args::Plan),
+    /// Runs one tunnel in the foreground, without the daemon; Ctrl-C takes everything away again.
+    Run(args::Run),
+    /// Takes away everything of a tunnel from the kernel, and so opens what was blocked.
+    Clear(args::Clear),
+    /// Checks configuration files, without the daemon.
+    Check(check::Args),
+}
+
+impl Verb {
+    async fn run(self) -> Result<(), CliError> {
+        match self {
+            Self::Status(args) => status::run(args).await,
+            Self::List(args) => list::run(args).await,
+            Self::Connect(args) => change::run(change::Change::Connect, args).await,
+            Self::Disconnect(args) => change::run(change::Change::Disconnect, args).await,
+            Self::Reconnect(args) => change::run(change::Change::Reconnect, args).await,
+            Self::Wait(args) => wait::run(args).await,
+            Self::Monitor(args) => monitor::run(args).await,
+            Self::Reload => reload::run().await,
+            Self::Plan(args) => plan::run(args),
+            Self::Run(args) => run::run(args).await,
+            Self::Clear(args) => clear::run(args).await,
+            Self::Check(args) => check::run(args),
+        }
+    }
+}
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The daemon or the bus.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Waited for a state, and it is clear that it will not come.
+    #[error("{tunnel} did not become {wanted}: {why}")]
+    Failed {
+        /// The tunnel.
+        tunnel: String,
+        /// The state that was waited for.
+        wanted: String,
+        /// What happened instead.
+        why: String,
+    },
+    /// Waited for a state in vain.
+    #[error("{tunnel} is not {wanted} after {waited}: {now}")]
+    TimedOut {
+        /// The tunnel.
+        tunnel: String,
+        /// The state that was waited for.
+        wanted: String,
+        /// How long.
+        waited: String,
+        /// How it is instead.
+        now: String,
+    },
+    /// The kernel cannot be talked to.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The actor refuses.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Something of a tunnel is still in the kernel.
+    #[error("something of {tunnel} is still in the kernel: {why}; `enftunctl clear {tunnel}` tries again")]
+    LeftBehind {
+        /// The tunnel.
+        tunnel: String,
+        /// What, and why.
+        why: String,
+    },
+    /// The configuration has errors; they were printed.
+    #[error("the configuration has {errors} error{}", if *.errors == 1 { "" } else { "s" })]
+    Configuration {
+        /// How many.
+        errors: usize,
+    },
+    /// Not there.
+    #[error("{} does not exist", .0.display())]
+    NoFile(PathBuf),
+    /// The output cannot be written.
+    #[error("cannot write the output")]
+    Output(#[source] io::Error),
+    /// The process lacks something it needs before it can start.
+    #[error("cannot start")]
+    Start(#[source] io::Error),
+}
+
+impl CliError {
+    /// The class of the error.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Client(error) => error.class(),
+            Self::Failed { .. } | Self::TimedOut { .. } => Class::Transient,
+            Self::Kernel(error) => error.class(),
+            Self::Refused(refusal) => refusal.class(),
+            Self::Output(_) | Self::Start(_) | Self::LeftBehind { .. } => Class::Environment,
+            Self::Configuration { .. } | Self::NoFile(_) => Class::Configuration,
+        }
+    }
+
+    /// The exit code.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Client(error) => error.exit(),
+            Self::TimedOut { .. } => Exit::TimedOut,
+            Self::NoFile(_) => Exit::NotFound,
+            _ => self.class().into(),
+        }
+    }
+}
+
+/// The tunnel that `NAME|FILE` means: a file when it looks like a path, else the file of that name. All findings are printed.
+fn load_tunnel(what: &str, paths: &Paths) -> Result<Tunnel, CliError> {
+    let is_path = what.contains('/') || what.ends_with(".toml");
+    let file = if is_path { PathBuf::from(what) } else { paths.tunnel_file(what) };
+    if matches!(file.try_exists(), Ok(false)) {
+        return Err(CliError::NoFile(file));
+    }
+    let (tunnel, findings) = config::load_tunnel(&file, &paths.config);
+    for finding in &findings {
+        eprintln!("{finding}");
+    }
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+    tunnel.ok_or(CliError::Configuration { errors })
+}
+
+/// The whole program: reads the command line, does what it says, and turns an error into one line and an exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Start).and_then(
+        |runtime| {
+            let done = runtime.block_on(cli.verb.run());
+            // A name look-up may still hang in the resolver; the end does not wait for it.
+            runtime.shutdown_background();
+            done
+        },
+    );
+    match done {
+        Ok(()) => Exit::Ok.into(),
+        // Whoever read the output has seen enough.
+        Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok.into(),
+        Err(error) => {
+            eprintln!("enftunctl: {}", output::clean(&chain(&error)));
+            error.exit().into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

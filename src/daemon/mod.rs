@@ -1,7 +1,406 @@
-//! The one actor: it alone owns the state, carries out effects and publishes the snapshot.
+//! The one actor: it alone owns the state of every tunnel, carries out effects in order, and publishes the snapshot.
+//! It never waits for a far end: sessions live in tasks of their own and report. Packets never pass through it.
 
 pub mod command;
+pub mod program;
 pub mod snapshot;
+mod supervised;
+pub mod targets;
 
 pub use command::{Caller, Command, Core, Refusal, Request};
 pub use snapshot::{Snapshot, Transition, TunnelSnapshot};
+
+use crate::config::{self, Config, Kind, Loaded};
+use crate::error::{Class, chain};
+use crate::kernel::Kernel;
+use crate::paths::Paths;
+use crate::plan::Scope;
+use crate::state::{Effect, Ended, Event, Failure, Moment, Phase, Reason, SessionId, Target, Tick, Wanted};
+use crate::sys::clock::ClockWatch;
+use crate::tunnel::enf::session::{self, Spec};
+use crate::tunnel::{Reporter, SessionEvent};
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use supervised::Supervised;
+use targets::Targets;
+use tokio::sync::{mpsc, watch};
+
+/// Requests and session events that may wait for the actor.
+const QUEUE: usize = 64;
+/// A sleep that something else always ends.
+const LONG: Duration = Duration::from_secs(86_400);
+
+/// The daemon. [`Daemon::run`] consumes it.
+#[derive(Debug)]
+pub struct Daemon {
+    paths: Paths,
+    kernel: Kernel,
+    tunnels: BTreeMap<String, Supervised>,
+    targets: Targets,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Receiver<(String, SessionId, SessionEvent)>,
+    reports: mpsc::Sender<(String, SessionId, SessionEvent)>,
+    published: watch::Sender<Arc<Snapshot>>,
+    history: VecDeque<Arc<Transition>>,
+    transitions: u64,
+    clock: ClockWatch,
+    started: Instant,
+    started_at: SystemTime,
+    random: RandomState,
+    draws: u64,
+}
+
+impl Daemon {
+    /// A daemon over this configuration, and the handle that drives it. Needs a tokio runtime; nothing happens before
+    /// [`Daemon::run`].
+    pub fn new(paths: Paths, config: Config, kernel: Kernel, targets: Targets) -> io::Result<(Self, Core)> {
+        let (command_sender, commands) = mpsc::channel(QUEUE);
+        let (reports, events) = mpsc::channel(QUEUE);
+        let (published, view) = watch::channel(Arc::default());
+        let tunnels = config.tunnels.into_iter().map(|(name, tunnel)| (name, Supervised::new(tunnel))).collect();
+        let daemon = Self {
+            paths,
+            kernel,
+            tunnels,
+            targets,
+            commands,
+            events,
+            reports,
+            published,
+            history: VecDeque::new(),
+            transitions: 0,
+            clock: ClockWatch::new()?,
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            random: RandomState::new(),
+            draws: 0,
+        };
+        daemon.publish();
+        Ok((daemon, Core::new(command_sender, view)))
+    }
+
+    /// Returns tunnels to their targets, then serves requests and events until it is asked to shut down. The kernel state
+    /// stays as it is then: what blocked goes on blocking.
+    pub async fn run(mut self) {
+        for name in self.names() {
+            let Some(tunnel) = self.tunnels.get(&name) else { continue };
+            let wanted = match self.targets.get(&name) {
+                Some(target) => target == Target::Up,
+                None => tunnel.config.autoconnect,
+            };
+            if wanted {
+                self.feed(&name, Event::Connect(Reason::Boot)).await;
+            }
+        }
+        loop {
+            let sleep = self.tunnels.values().filter_map(|tunnel| tunnel.sleep(self.now())).min().unwrap_or(LONG);
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) if command.request == Request::Shutdown => {
+                        log::info!("shutting down, asked by {}; what is blocked stays blocked", command.caller);
+                        self.stop_sessions().await;
+                        let _ = command.reply.send(Ok(()));
+                        return;
+                    }
+                    Some(command) => self.obey(command).await,
+                    None => return self.stop_sessions().await,
+                },
+                Some((name, session, event)) = self.events.recv() => self.heard(&name, session, event).await,
+                () = tokio::time::sleep(sleep) => self.wake().await,
+                () = self.clock.set() => {
+                    log::info!("the wall clock was set");
+                    for name in self.names() {
+                        self.feed(&name, Event::ClockSet).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.tunnels.keys().cloned().collect()
+    }
+
+    fn now(&self) -> Moment {
+        self.started.elapsed()
+    }
+
+    fn tick(&mut self) -> Tick {
+        self.draws += 1;
+        let draw = self.random.hash_one(self.draws) >> 11;
+        Tick { now: self.now(), random: draw as f64 / (1u64 << 53) as f64 }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        let Command { request, caller, reply } = command;
+        let answer = match &request {
+            Request::Connect(name) => self.ask(name, &caller, "connect", Event::Connect(Reason::User)).await,
+            Request::Disconnect(name) => self.ask(name, &caller, "disconnect", Event::Disconnect).await,
+            Request::Reconnect(name) => self.ask(name, &caller, "reconnect", Event::Reconnect(Reason::User)).await,
+            Request::Reload => self.reload(&caller).await,
+            // The loop takes it before it gets here.
+            Request::Shutdown => Ok(()),
+        };
+        if let Err(refusal) = &answer {
+            log::warn!("refused {request:?} of {caller}: {refusal}");
+        }
+        let _ = reply.send(answer);
+    }
+
+    async fn ask(&mut self, name: &str, caller: &Caller, verb: &str, event: Event) -> Result<(), Refusal> {
+        let tunnel = self.tunnels.get(name).ok_or_else(|| Refusal::NotFound(name.to_owned()))?;
+        if verb == "reconnect" && tunnel.state.target == Target::Down {
+            return Err(Refusal::WrongState(format!(
+                "{name} is not connected; `enftunctl connect {name}` brings it up"
+            )));
+        }
+        log::info!(ENFTUN_TUNNEL = name; "{verb} {name}, asked by {caller}");
+        self.feed(name, event).await;
+        Ok(())
+    }
+
+    async fn heard(&mut self, name: &str, session: SessionId, event: SessionEvent) {
+        match event {
+            SessionEvent::Dial { remote, addresses, granted } => {
+                log::debug!(ENFTUN_TUNNEL = name, ENFTUN_REMOTE = remote.as_str(); "dialling {addresses:?}");
+                let _ = granted.send(());
+            }
+            SessionEvent::Ready(link) => self.feed(name, Event::Ready(session, link)).await,
+            SessionEvent::Ended(ended) => {
+                if let Some(tunnel) =
+                    self.tunnels.get_mut(name).filter(|tunnel| tunnel.state.session() == Some(session))
+                {
+                    tunnel.session = None;
+                }
+                self.feed(name, Event::Ended(session, ended)).await;
+            }
+        }
+    }
+
+    async fn wake(&mut self) {
+        let now = self.now();
+        for name in self.names() {
+            if self.tunnels.get(&name).and_then(|tunnel| tunnel.due).is_some_and(|due| due <= now) {
+                self.feed(&name, Event::Timer).await;
+            }
+        }
+    }
+
+    /// Takes one event through the state machine and carries out everything that follows from it.
+    async fn feed(&mut self, name: &str, event: Event) {
+        let mut queue = VecDeque::from([event]);
+        while let Some(event) = queue.pop_front() {
+            let tick = self.tick();
+            let Some(tunnel) = self.tunnels.get_mut(name) else { return };
+            let old = tunnel.state.phase;
+            let policy = tunnel.policy();
+            let effects = tunnel.state.step(event, &policy, tick);
+            self.changed(name, old);
+            for effect in effects {
+                queue.extend(self.carry_out(name, effect).await);
+            }
+        }
+        self.publish();
+    }
+
+    async fn carry_out(&mut self, name: &str, effect: Effect) -> Option<Event> {
+        let tunnel = self.tunnels.get_mut(name)?;
+        match effect {
+            Effect::Apply => Some(self.apply(name).await),
+            Effect::Start(id) => {
+                let Some(tun) = self.kernel.tun(tunnel.dev()) else {
+                    let text = format!("the device {} is gone", tunnel.dev());
+                    let failure = Failure::new(Reason::LinkLost, Class::Transient, text);
+                    return Some(Event::Ended(id, Ended { failure, unheard: false }));
+                };
+                tunnel.session = Some(session::start(Spec {
+                    tunnel: tunnel.config.clone(),
+                    tun,
+                    counters: tunnel.counters.clone(),
+                    reporter: Reporter::new(name, id, self.reports.clone()),
+                }));
+                None
+            }
+            Effect::Stop(_) => {
+                if let Some(session) = tunnel.session.take() {
+                    session.stop().await;
+                }
+                None
+            }
+            Effect::WakeAt(at) => {
+                tunnel.due = at;
+                None
+            }
+            Effect::SaveTarget(target) => {
+                if let Err(error) = self.targets.set(name, target) {
+                    log::error!(ENFTUN_TUNNEL = name; "{}; after a restart {name} returns to its old target", chain(&error));
+                }
+                None
+            }
+        }
+    }
+
+    async fn apply(&mut self, name: &str) -> Event {
+        let Some(tunnel) = self.tunnels.get_mut(name) else { return Event::Applied };
+        let wanted = tunnel.wanted();
+        match self.kernel.apply(&tunnel.plan()).await {
+            Ok(applied) => {
+                for change in &applied.changes {
+                    log::debug!(ENFTUN_TUNNEL = name; "{change}");
+                }
+                tunnel.ifindex = applied.ifindex;
+                if matches!(wanted, Wanted::Connected(_)) {
+                    write_address(tunnel);
+                }
+                tunnel.in_force = wanted;
+                Event::Applied
+            }
+            Err(error) => Event::ApplyFailed(Failure::from(&error)),
+        }
+    }
+
+    /// Reads the configuration again. With errors nothing changes; otherwise what changed is applied: a tunnel whose
+    /// retry, autoconnect or lockdown alone changed keeps its session, any other change starts a new one.
+    async fn reload(&mut self, caller: &Caller) -> Result<(), Refusal> {
+        log::info!("reload, asked by {caller}");
+        let loaded: Loaded = config::load(&self.paths.config);
+        for finding in &loaded.findings {
+            log::warn!("{}", finding.one_line());
+        }
+        if loaded.has_errors() {
+            let is_error = |finding: &&config::Finding| finding.severity == config::Severity::Error;
+            let errors: Vec<String> =
+                loaded.findings.iter().filter(is_error).map(|finding| finding.one_line()).collect();
+            return Err(Refusal::InvalidConfig(errors.join("; ")));
+        }
+        log::set_max_level(loaded.config.daemon.log_level);
+        let mut new = loaded.config.tunnels;
+        for name in self.names() {
+            match new.remove(&name) {
+                Some(config) => self.reconfigure(&name, config).await,
+                None => self.remove(&name).await,
+            }
+        }
+        for (name, config) in new {
+            log::info!(ENFTUN_TUNNEL = name.as_str(); "new tunnel {name}");
+            self.tunnels.insert(name, Supervised::new(config));
+        }
+        self.publish();
+        Ok(())
+    }
+
+    async fn reconfigure(&mut self, name: &str, new: config::Tunnel) {
+        let Some(tunnel) = self.tunnels.get_mut(name).filter(|tunnel| *tunnel.config != new) else { return };
+        log::info!(ENFTUN_TUNNEL = name; "the configuration of {name} changed");
+        let old = std::mem::replace(&mut tunnel.config, Arc::new(new));
+        let new = tunnel.config.clone();
+        if keeps_session(&old, &new) {
+            if tunnel.in_force != tunnel.wanted() {
+                let _ = self.apply(name).await;
+            }
+            return;
+        }
+        let before = Scope::of(&old);
+        if tunnel.state.target == Target::Up {
+            self.feed(name, Event::Reconnect(Reason::Config)).await;
+        } else if tunnel.in_force != Wanted::Open {
+            // Blocked by lockdown: block by the new configuration.
+            let _ = self.apply(name).await;
+        }
+        // The new plan is in force; only now what the old one alone had may go.
+        let Some(tunnel) = self.tunnels.get_mut(name) else { return };
+        for error in self.kernel.retire(&before, &tunnel.plan()).await {
+            log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
+        }
+    }
+
+    /// A tunnel whose file is gone is disconnected, and nothing of it stays in the kernel.
+    async fn remove(&mut self, name: &str) {
+        log::info!(ENFTUN_TUNNEL = name; "the file of {name} is gone: it is disconnected and forgotten");
+        self.feed(name, Event::Disconnect).await;
+        let Some(tunnel) = self.tunnels.remove(name) else { return };
+        for error in self.kernel.clear(&Scope::of(&tunnel.config)).await.err().into_iter().flatten() {
+            log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
+        }
+        if let Err(error) = self.targets.forget(name) {
+            log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
+        }
+    }
+
+    async fn stop_sessions(&mut self) {
+        for tunnel in self.tunnels.values_mut() {
+            if let Some(session) = tunnel.session.take() {
+                session.stop().await;
+            }
+        }
+    }
+
+    /// Logs and records a change of state.
+    fn changed(&mut self, name: &str, old: Phase) {
+        let Some(tunnel) = self.tunnels.get_mut(name).filter(|tunnel| tunnel.state.phase != old) else { return };
+        tunnel.since = SystemTime::now();
+        let state = &tunnel.state;
+        let level = match state.phase {
+            Phase::Error => log::Level::Error,
+            Phase::Reconnecting => log::Level::Warn,
+            _ => log::Level::Info,
+        };
+        let detail = match (state.phase, &state.last_failure, &state.link) {
+            (Phase::Error | Phase::Reconnecting, Some(failure), _) => format!(": {}", failure.text),
+            (Phase::Connected, _, Some(link)) => format!(" to {} ({})", link.remote, link.peer),
+            _ => String::new(),
+        };
+        log::log!(level, ENFTUN_TUNNEL = name, ENFTUN_STATE = state.phase.as_str(), ENFTUN_REASON = state.reason.as_str();
+            "{name} is {}{detail}", state.phase);
+        self.transitions += 1;
+        if self.history.len() == snapshot::HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(Arc::new(Transition {
+            number: self.transitions,
+            tunnel: name.to_owned(),
+            new: state.phase,
+            old,
+            reason: state.reason,
+            error: state.last_failure.clone().filter(|_| matches!(state.phase, Phase::Error | Phase::Reconnecting)),
+        }));
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let tunnels = self
+            .tunnels
+            .iter()
+            .map(|(name, tunnel)| (name.clone(), Arc::new(tunnel.snapshot(self.started_at))))
+            .collect();
+        self.published.send_modify(|snapshot| {
+            *snapshot = Arc::new(Snapshot {
+                generation: snapshot.generation + 1,
+                tunnels,
+                history: self.history.clone(),
+                transitions: self.transitions,
+            });
+        });
+    }
+}
+
+/// Only what the supervisor itself runs by changed.
+fn keeps_session(old: &config::Tunnel, new: &config::Tunnel) -> bool {
+    let mut same = config::Tunnel { autoconnect: new.autoconnect, retry: new.retry, ..old.clone() };
+    let (Kind::Enf(kept), Kind::Enf(wanted)) = (&mut same.kind, &new.kind);
+    kept.route.lockdown = wanted.route.lockdown;
+    same == *new
+}
+
+/// `identity.ip_file`, for scripts.
+fn write_address(tunnel: &Supervised) {
+    let Kind::Enf(enf) = &tunnel.config.kind;
+    let (Some(path), Some(link)) = (&enf.identity.ip_file, &tunnel.state.link) else { return };
+    let Some(address) = link.addresses.first() else { return };
+    if let Err(error) = targets::replace(path, format!("{}\n", address.addr()).as_bytes(), 0o644) {
+        log::warn!(ENFTUN_TUNNEL = tunnel.config.name.as_str(); "write the own address to {}: {error}", path.display());
+    }
+}

@@ -37,6 +37,8 @@ pub struct Transition {
     pub old: Phase,
     /// Why.
     pub reason: Reason,
+    /// What went wrong, when something did.
+    pub error: Option<Failure>,
 }
 
 /// One tunnel at one moment.

@@ -160,6 +160,19 @@ fn rules(scope: &Scope, carried: impl Fn(&&IpNet) -> bool) -> Vec<Rule> {
     rules
 }
 
+impl Plan {
+    /// What a change would delete is part of this plan.
+    pub fn holds(&self, change: &Change) -> bool {
+        match change {
+            Change::DeleteRule(rule) => self.rules.contains(rule),
+            Change::DeleteRoute(route) => self.routes.contains(route),
+            Change::DeleteAddress(address) => self.addresses.contains(address),
+            Change::DeleteLink(dev) => self.link.as_ref().is_some_and(|link| link.dev == *dev),
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Plan {
     /// The commands that bring a host without anything of ours to this plan, for `sh`, in the order of application. Whoever
     /// runs them names the user that may attach to the device in `OWNER`; the carrier comes with the process that attaches.
@@ -178,4 +191,4 @@ impl fmt::Display for Plan {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

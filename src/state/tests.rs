@@ -1,1 +1,342 @@
+//! The state machine by table, by story, and by random sequences of events.
 
+use super::*;
+use proptest::prelude::*;
+
+const POLICY: Policy = Policy {
+    retry: Retry {
+        first: Duration::from_secs(1),
+        max: Duration::from_secs(60),
+        jitter: 0.0,
+        stable_after: Duration::from_secs(60),
+    },
+    lockdown: Lockdown::Session,
+};
+
+fn at(seconds: u64) -> Tick {
+    Tick { now: Duration::from_secs(seconds), random: 0.0 }
+}
+
+fn link() -> Link {
+    Link {
+        remote: "router.example.net:443".into(),
+        peer: "192.0.2.1:443".parse().unwrap(),
+        addresses: vec!["fd00:8f80:1::1234/128".parse().unwrap()],
+        tls: Tls::default(),
+    }
+}
+
+fn closed(class: Class, unheard: bool) -> Ended {
+    Ended { failure: Failure::new(Reason::RemoteClosed, class, "the router closed the connection"), unheard }
+}
+
+fn last_start(effects: &[Effect]) -> Option<SessionId> {
+    effects.iter().rev().find_map(|effect| match effect {
+        Effect::Start(id) => Some(*id),
+        _ => None,
+    })
+}
+
+/// A tunnel whose kernel does as it is told.
+struct Story {
+    tunnel: Tunnel,
+    policy: Policy,
+}
+
+impl Story {
+    fn new() -> Self {
+        Self { tunnel: Tunnel::default(), policy: POLICY }
+    }
+
+    /// Steps, and answers every `Apply` with `Applied` as the daemon does.
+    fn tell(&mut self, event: Event, tick: Tick) -> Vec<Effect> {
+        let mut all = self.tunnel.step(event, &self.policy, tick);
+        let mut seen = 0;
+        while let Some(effect) = all.get(seen).cloned() {
+            seen += 1;
+            if effect == Effect::Apply {
+                all.extend(self.tunnel.step(Event::Applied, &self.policy, tick));
+            }
+        }
+        all
+    }
+
+    fn connected(now: u64) -> Self {
+        let mut story = Self::new();
+        let effects = story.tell(Event::Connect(Reason::User), at(now));
+        story.tell(Event::Ready(last_start(&effects).unwrap(), link()), at(now));
+        assert_eq!(story.tunnel.phase, Phase::Connected);
+        story
+    }
+
+    fn end(&mut self, ended: Ended, now: u64) -> Vec<Effect> {
+        let id = self.tunnel.session().unwrap();
+        self.tell(Event::Ended(id, ended), at(now))
+    }
+}
+
+#[test]
+fn the_kernel_blocks_before_anything_is_dialled() {
+    let mut tunnel = Tunnel::default();
+    let effects = tunnel.step(Event::Connect(Reason::User), &POLICY, at(0));
+    assert_eq!(effects, [Effect::SaveTarget(Target::Up), Effect::WakeAt(None), Effect::Apply]);
+    assert_eq!(tunnel.wanted(&POLICY), Wanted::Connecting);
+    assert_eq!(tunnel.step(Event::Applied, &POLICY, at(0)), [Effect::Start(1)]);
+}
+
+#[test]
+fn it_is_connected_only_after_the_first_frame_and_the_plan_for_it() {
+    let mut tunnel = Tunnel::default();
+    let _ = tunnel.step(Event::Connect(Reason::User), &POLICY, at(0));
+    let _ = tunnel.step(Event::Applied, &POLICY, at(0));
+    assert_eq!(tunnel.step(Event::Ready(1, link()), &POLICY, at(1)), [Effect::Apply]);
+    assert_eq!(tunnel.phase, Phase::Connecting);
+    assert_eq!(tunnel.wanted(&POLICY), Wanted::Connected(link().addresses));
+    assert_eq!(tunnel.step(Event::Applied, &POLICY, at(1)), []);
+    assert_eq!((tunnel.phase, tunnel.attempt), (Phase::Connected, 1));
+}
+
+#[test]
+fn a_lost_session_is_replaced_after_a_delay_that_doubles() {
+    let mut story = Story::connected(0);
+    for (now, delay) in [(10, 1), (20, 2), (30, 4)] {
+        if story.tunnel.session().is_none() {
+            story.tell(Event::Timer, at(now));
+        }
+        let effects = story.end(closed(Class::Transient, false), now);
+        assert_eq!(story.tunnel.phase, Phase::Reconnecting);
+        assert!(effects.contains(&Effect::WakeAt(Some(Duration::from_secs(now + delay)))), "{effects:?}");
+    }
+    assert_eq!(story.tunnel.reason, Reason::RemoteClosed);
+    assert_eq!(story.tunnel.attempt, 2);
+}
+
+#[test]
+fn a_stable_session_resets_the_delay_and_a_short_one_does_not() {
+    for (lived, expected) in [(59, 2), (60, 1)] {
+        let mut story = Story::connected(0);
+        story.end(closed(Class::Transient, false), 1);
+        let effects = story.tell(Event::Timer, at(2));
+        story.tell(Event::Ready(last_start(&effects).unwrap(), link()), at(2));
+        let effects = story.end(closed(Class::Transient, false), 2 + lived);
+        assert!(effects.contains(&Effect::WakeAt(Some(Duration::from_secs(2 + lived + expected)))), "{effects:?}");
+    }
+}
+
+#[test]
+fn what_only_a_person_can_mend_is_an_error_that_retries_slowly() {
+    for class in [Class::Credentials, Class::Configuration, Class::Environment, Class::Bug] {
+        let mut story = Story::connected(0);
+        let effects = story.end(closed(class, false), 5);
+        assert_eq!(story.tunnel.phase, Phase::Error);
+        assert_eq!(story.tunnel.wanted(&POLICY), Wanted::Connecting);
+        assert!(effects.contains(&Effect::WakeAt(Some(Duration::from_secs(65)))));
+        assert!(last_start(&story.tell(Event::Connect(Reason::User), at(6))).is_some(), "connect tries at once");
+    }
+}
+
+#[test]
+fn three_sessions_closed_before_their_first_frame_mean_refused_credentials() {
+    let mut story = Story::new();
+    story.tell(Event::Connect(Reason::User), at(0));
+    for (now, phase) in [(1, Phase::Reconnecting), (10, Phase::Reconnecting), (20, Phase::Error)] {
+        story.tell(Event::Timer, at(now));
+        story.end(closed(Class::Transient, true), now);
+        assert_eq!(story.tunnel.phase, phase);
+    }
+    assert_eq!(story.tunnel.reason, Reason::AuthFailed);
+    assert_eq!(story.tunnel.last_failure.as_ref().unwrap().class, Class::Credentials);
+}
+
+#[test]
+fn a_frame_in_between_clears_the_suspicion() {
+    let mut story = Story::new();
+    story.tell(Event::Connect(Reason::User), at(0));
+    for now in [1, 10, 20, 30, 40] {
+        let effects = story.tell(Event::Timer, at(now));
+        if now == 20 {
+            story.tell(Event::Ready(last_start(&effects).unwrap(), link()), at(now));
+        }
+        story.end(closed(Class::Transient, now != 20), now);
+        assert_eq!(story.tunnel.phase, Phase::Reconnecting, "at {now}");
+    }
+}
+
+#[test]
+fn only_the_user_opens_it() {
+    let mut story = Story::connected(0);
+    let effects = story.tell(Event::Disconnect, at(5));
+    assert_eq!(story.tunnel.phase, Phase::Disconnected);
+    assert_eq!(story.tunnel.wanted(&POLICY), Wanted::Open);
+    assert_eq!(effects.first(), Some(&Effect::SaveTarget(Target::Down)));
+    let stop = effects.iter().position(|effect| matches!(effect, Effect::Stop(_))).unwrap();
+    let apply = effects.iter().position(|effect| *effect == Effect::Apply).unwrap();
+    assert!(stop < apply, "the session ends before the host is opened");
+}
+
+#[test]
+fn under_boot_lockdown_a_disconnected_tunnel_still_blocks() {
+    let mut story = Story::connected(0);
+    story.policy.lockdown = Lockdown::Boot;
+    story.tell(Event::Disconnect, at(5));
+    assert_eq!(story.tunnel.phase, Phase::Disconnected);
+    assert_eq!(story.tunnel.wanted(&story.policy), Wanted::Blocked);
+}
+
+#[test]
+fn a_failed_apply_is_an_error_that_blocks_and_is_tried_again() {
+    let mut tunnel = Tunnel::default();
+    let _ = tunnel.step(Event::Connect(Reason::User), &POLICY, at(0));
+    let failure = Failure::new(Reason::RouteFailed, Class::Environment, "add a rule: no permission");
+    let effects = tunnel.step(Event::ApplyFailed(failure), &POLICY, at(0));
+    assert_eq!((tunnel.phase, tunnel.reason), (Phase::Error, Reason::RouteFailed));
+    assert_eq!(tunnel.wanted(&POLICY), Wanted::Connecting);
+    assert_eq!(effects, [Effect::WakeAt(Some(Duration::from_secs(1)))]);
+    let effects = tunnel.step(Event::Timer, &POLICY, at(1));
+    assert!(effects.contains(&Effect::Apply));
+}
+
+#[test]
+fn a_way_down_that_fails_is_tried_again_until_it_works() {
+    let mut story = Story::connected(0);
+    let _ = story.tunnel.step(Event::Disconnect, &POLICY, at(1));
+    let failure = Failure::new(Reason::RouteFailed, Class::Environment, "delete a rule: no permission");
+    let _ = story.tunnel.step(Event::ApplyFailed(failure), &POLICY, at(1));
+    assert_eq!((story.tunnel.phase, story.tunnel.wanted(&POLICY)), (Phase::Error, Wanted::Blocked));
+    story.tell(Event::Timer, at(3));
+    assert_eq!(story.tunnel.phase, Phase::Disconnected);
+}
+
+#[test]
+fn a_clock_that_was_set_gives_certificates_that_were_not_yet_valid_another_chance() {
+    let mut story = Story::connected(0);
+    let early = Failure::new(Reason::CertificateNotYetValid, Class::Transient, "the clock is wrong");
+    story.end(Ended { failure: early, unheard: false }, 1);
+    assert!(last_start(&story.tell(Event::ClockSet, at(1))).is_some());
+    story.end(closed(Class::Transient, false), 2);
+    assert_eq!(story.tell(Event::ClockSet, at(2)), [], "other failures wait for their time");
+}
+
+#[test]
+fn a_late_word_of_an_old_session_means_nothing() {
+    let mut story = Story::connected(0);
+    let old = story.tunnel.session().unwrap();
+    story.tell(Event::Reconnect(Reason::User), at(1));
+    assert_ne!(story.tunnel.session(), Some(old));
+    let before = story.tunnel.clone();
+    assert_eq!(story.tell(Event::Ended(old, closed(Class::Credentials, true)), at(2)), []);
+    assert_eq!(story.tell(Event::Ready(old, link()), at(2)), []);
+    assert_eq!(story.tunnel, before);
+}
+
+#[test]
+fn asking_for_what_is_already_so_changes_nothing() {
+    let mut story = Story::connected(0);
+    assert_eq!(story.tell(Event::Connect(Reason::User), at(1)), []);
+    story.tell(Event::Disconnect, at(2));
+    assert_eq!(story.tell(Event::Disconnect, at(3)), []);
+    assert_eq!(story.tell(Event::Reconnect(Reason::User), at(4)), []);
+}
+
+#[test]
+fn the_address_stays_on_the_link_between_sessions_and_goes_with_the_user() {
+    let mut story = Story::connected(0);
+    story.end(closed(Class::Transient, false), 1);
+    assert_eq!(story.tunnel.kept_addresses(), link().addresses);
+    story.tell(Event::Disconnect, at(2));
+    assert!(story.tunnel.kept_addresses().is_empty());
+}
+
+#[derive(Clone, Debug)]
+enum Input {
+    Connect,
+    Disconnect,
+    Reconnect,
+    Ready,
+    Ended(Class, bool),
+    Stale,
+    Timer,
+    ClockSet,
+    ApplyFails,
+}
+
+fn input() -> impl Strategy<Value = Input> {
+    let class = prop::sample::select(vec![
+        Class::Transient,
+        Class::Configuration,
+        Class::Credentials,
+        Class::Environment,
+        Class::Bug,
+    ]);
+    prop_oneof![
+        1 => Just(Input::Connect),
+        1 => Just(Input::Disconnect),
+        1 => Just(Input::Reconnect),
+        3 => Just(Input::Ready),
+        3 => (class, any::<bool>()).prop_map(|(class, unheard)| Input::Ended(class, unheard)),
+        1 => Just(Input::Stale),
+        4 => Just(Input::Timer),
+        1 => Just(Input::ClockSet),
+        1 => Just(Input::ApplyFails),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// The promise "only the user opens it", over everything that can happen: a tunnel that was ever wanted leaves the
+    /// host open only when the user's own disconnect was the last wish. And: never two sessions, never one that nobody
+    /// stops, and a tunnel that is wanted always has a session or a time for the next.
+    #[test]
+    fn every_state_but_the_users_own_disconnected_blocks(inputs in prop::collection::vec(input(), 1..60), random in 0.0f64..1.0) {
+        let mut tunnel = Tunnel::default();
+        let mut now = Duration::ZERO;
+        let mut running: Option<SessionId> = None;
+        let mut wish_up = false;
+        for input in inputs {
+            now += Duration::from_secs(1);
+            let mut fail_apply = false;
+            let event = match input {
+                Input::Connect => { wish_up = true; Event::Connect(Reason::User) }
+                Input::Disconnect => { wish_up = false; Event::Disconnect }
+                Input::Reconnect => Event::Reconnect(Reason::User),
+                Input::Ready => match running { Some(id) => Event::Ready(id, link()), None => continue },
+                Input::Ended(class, unheard) => match running.take() {
+                    Some(id) => Event::Ended(id, closed(class, unheard)),
+                    None => continue,
+                },
+                Input::Stale => Event::Ended(0, closed(Class::Bug, true)),
+                Input::Timer => { now = tunnel.next_attempt.unwrap_or(now).max(now); Event::Timer }
+                Input::ClockSet => Event::ClockSet,
+                Input::ApplyFails => { fail_apply = true; Event::Reconnect(Reason::User) }
+            };
+            let tick = Tick { now, random };
+            let mut queue = std::collections::VecDeque::from([event]);
+            while let Some(event) = queue.pop_front() {
+                for effect in tunnel.step(event, &POLICY, tick) {
+                    match effect {
+                        Effect::Apply if fail_apply => {
+                            fail_apply = false;
+                            queue.push_back(Event::ApplyFailed(Failure::new(Reason::RouteFailed, Class::Environment, "no")));
+                        }
+                        Effect::Apply => queue.push_back(Event::Applied),
+                        Effect::Start(id) => { prop_assert_eq!(running, None); running = Some(id); }
+                        Effect::Stop(id) => { prop_assert_eq!(running, Some(id)); running = None; }
+                        Effect::WakeAt(at) => prop_assert!(at.is_none_or(|at| at > now)),
+                        Effect::SaveTarget(target) => prop_assert_eq!(target == Target::Up, wish_up),
+                    }
+                }
+            }
+            let open = tunnel.wanted(&POLICY) == Wanted::Open;
+            prop_assert_eq!(tunnel.target == Target::Up, wish_up);
+            prop_assert!(!(open && wish_up), "open while wanted: {:?}", tunnel);
+            prop_assert_eq!(tunnel.session(), running);
+            if wish_up {
+                prop_assert!(running.is_some() || tunnel.next_attempt.is_some(), "nothing will ever happen: {:?}", tunnel);
+            } else {
+                prop_assert_eq!(running, None);
+            }
+            prop_assert_eq!(tunnel.phase == Phase::Connected, tunnel.link.is_some());
+        }
+    }
+}

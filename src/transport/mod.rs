@@ -1,4 +1,6 @@
-//! How bytes reach the far end: TLS configuration, and who is trusted.
+//! Getting a connection to a far end: marked sockets, TLS configuration, and who is trusted. Nothing here knows what a
+//! tunnel carries, and nothing changes the host.
 
+pub mod dial;
 pub mod tls;
 pub mod trust;

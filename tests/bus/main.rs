@@ -3,3 +3,14 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+
+mod calls;
+mod check;
+mod cli;
+mod docs;
+mod listener;
+mod peer;
+mod presence;
+mod reads;
+mod signals;
+mod simulation;

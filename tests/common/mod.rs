@@ -1,7 +1,10 @@
 //! What the integration tests share. One file per concern; a test says what is promised, and these say how it is shown.
 #![allow(dead_code, missing_docs)]
 
+pub mod bus;
 pub mod certs;
+pub mod client;
+pub mod fake_router;
 pub mod netns;
 
 use std::time::{Duration, Instant};

@@ -6,3 +6,4 @@ mod common;
 
 mod kernel;
 mod router;
+mod session;

@@ -20,7 +20,7 @@ pub enum TrustError {
     )]
     IssuerKey,
     /// Signed by a certificate that is no CA.
-    #[error("it was signed by a certificate that may not sign others")]
+    #[error("it was signed by a certificate that is not in the CA file and may not sign others")]
     NotCa,
     /// Its extended key usage says something else.
     #[error("it is not for {0} authentication: its extended key usage names other purposes only")]
@@ -143,7 +143,10 @@ pub(super) fn from_webpki(error: webpki::Error, usage: Usage) -> CertificateErro
         webpki::Error::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
         webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
         webpki::Error::InvalidSignatureForPublicKey => TrustError::IssuerKey.into(),
-        webpki::Error::EndEntityUsedAsCa | webpki::Error::PathLenConstraintViolated => TrustError::NotCa.into(),
+        // v1 between a v3 certificate and its anchor is one that may not sign.
+        webpki::Error::EndEntityUsedAsCa
+        | webpki::Error::PathLenConstraintViolated
+        | webpki::Error::UnsupportedCertVersion => TrustError::NotCa.into(),
         webpki::Error::RequiredEkuNotFoundContext(_) => TrustError::Purpose(usage).into(),
         webpki::Error::UnsupportedSignatureAlgorithmContext(_) => TrustError::Algorithm.into(),
         other => TrustError::Chain(other).into(),

@@ -18,8 +18,11 @@ pub fn put(packet: &[u8], to: &mut Vec<u8>) -> bool {
     true
 }
 
+/// A packet and the bytes behind its frame; `None` while the frame is incomplete.
+pub type Taken<'a> = Option<(&'a [u8], &'a [u8])>;
+
 /// The first packet in `bytes` and what follows its frame; `None` while the frame is incomplete.
-pub fn take(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, TooLong> {
+pub fn take(bytes: &[u8]) -> Result<Taken<'_>, TooLong> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
     let length = usize::from(u16::from_be_bytes(*header));
     if length > MAX_PACKET {

@@ -1,5 +1,8 @@
-//! Kind `enf`: IP packets between a TUN device and an ENF router over TLS (`enf-tunnel` wire, version 1).
+//! Kind `enf`: IP packets between a TUN device and an ENF router over TLS (the ENF wire, version 1).
 
+pub mod filter;
 pub mod frame;
+pub mod heartbeat;
 pub mod packet;
+pub mod session;
 pub mod wire;

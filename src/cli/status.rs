@@ -1,0 +1,145 @@
+//! `enftunctl status`: how the tunnels are, for people at a glance, for programs in full.
+
+use super::{CliError, output, time};
+use crate::dbus::client::{Client, Overview, StatisticsInfo, TunnelInfo};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The tunnel; all when left out.
+    name: Option<String>,
+    /// Prints JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: Args) -> Result<(), CliError> {
+    let client = Client::connect().await?;
+    let overview = match &args.name {
+        Some(name) => {
+            let (daemon, tunnel) = client.tunnel(name).await?;
+            Overview { daemon, tunnels: vec![tunnel] }
+        }
+        None => client.overview().await?,
+    };
+    if args.json {
+        return output::json(&overview);
+    }
+    let now = time::now();
+    match overview.tunnels.as_slice() {
+        [] => output::line("no tunnels; put a file into /etc/enftun/tunnels and run `enftunctl reload`"),
+        [tunnel] => details(tunnel, now).iter().try_for_each(|text| output::line(text)),
+        tunnels => output::table(
+            ["NAME", "STATE", "SINCE", "REASON", "REMOTE", "ADDRESSES", "RECEIVED", "SENT"],
+            tunnels.iter().map(|tunnel| row(tunnel, now)).collect(),
+        ),
+    }
+}
+
+fn row(tunnel: &TunnelInfo, now: u64) -> [String; 8] {
+    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    [
+        tunnel.name.clone(),
+        tunnel.state.clone(),
+        time::relative(tunnel.state_since, now),
+        tunnel.state_reason.clone(),
+        or_dash(tunnel.active_remote.clone().unwrap_or_default()),
+        or_dash(tunnel.addresses.join(",")),
+        bytes(tunnel.statistics.rx_bytes),
+        bytes(tunnel.statistics.tx_bytes),
+    ]
+}
+
+/// One tunnel in full, a line each; what is absent is left out.
+fn details(tunnel: &TunnelInfo, now: u64) -> Vec<String> {
+    let moment = |usec| format!("{} ({})", time::utc(usec), time::relative(usec, now));
+    let mut lines = vec![format!("{}: {}", tunnel.name, tunnel.state)];
+    let mut line = |label: &str, value: String| {
+        if !value.is_empty() {
+            lines.push(format!("  {:<15}{value}", format!("{label}:")));
+        }
+    };
+    line("since", moment(tunnel.state_since));
+    line("reason", tunnel.state_reason.clone());
+    line("wanted", if tunnel.target_state == "connected" { "yes" } else { "no" }.to_owned());
+    line("blocking", blocking(tunnel));
+    line("remote", tunnel.active_remote.clone().unwrap_or_default());
+    if tunnel.active_remote.is_none() {
+        line("remotes", tunnel.remotes.join(", "));
+    }
+    line("interface", interface(tunnel));
+    line("addresses", tunnel.addresses.join(", "));
+    line("routes", tunnel.routes.join(", "));
+    if let Some(tls) = &tunnel.tls {
+        line("TLS", format!("{}, {}", tls.version, tls.cipher));
+        line("router", format!("{} (certificate until {})", tls.peer_subject, time::date(tls.peer_not_after)));
+        line("certificate", format!("until {}", time::date(tls.local_not_after)));
+    }
+    counters(&tunnel.statistics, &mut line);
+    if let Some(error) = &tunnel.last_error {
+        line("last error", format!("{} ({})", error.text, error.reason));
+    }
+    if let Some(next) = tunnel.next_attempt {
+        line("next attempt", format!("{}, after {} in vain", moment(next), tunnel.attempt));
+    }
+    lines
+}
+
+fn blocking(tunnel: &TunnelInfo) -> String {
+    let text = if tunnel.blocking { "yes, what belongs in the tunnel has no other way out" } else { "no" };
+    format!("{text} (lockdown: {})", tunnel.lockdown)
+}
+
+fn interface(tunnel: &TunnelInfo) -> String {
+    match (&tunnel.interface, tunnel.if_index) {
+        (Some(name), Some(index)) => format!("{name} (index {index}), MTU {}", tunnel.mtu),
+        (Some(name), None) => format!("{name} (not there), MTU {}", tunnel.mtu),
+        (None, _) => String::new(),
+    }
+}
+
+fn counters(counters: &StatisticsInfo, line: &mut impl FnMut(&str, String)) {
+    let of = |octets, packets, dropped| format!("{} in {packets} packets; {dropped} dropped", bytes(octets));
+    line("received", of(counters.rx_bytes, counters.rx_packets, counters.rx_dropped));
+    line("sent", of(counters.tx_bytes, counters.tx_packets, counters.tx_dropped));
+    let drops: Vec<String> = counters.drop_reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    line("drops", drops.join(", "));
+    line("reconnects", counters.reconnects.to_string());
+    if counters.heartbeat_rtt_usec > 0 {
+        let (millis, rest) = (counters.heartbeat_rtt_usec / 1000, counters.heartbeat_rtt_usec % 1000 / 100);
+        line("heartbeat", format!("{millis}.{rest} ms"));
+    }
+}
+
+/// `999 B`, `1.5 KiB`.
+fn bytes(count: u64) -> String {
+    let mut unit = 1_u64;
+    for name in ["B", "KiB", "MiB", "GiB"] {
+        if count / unit < 1024 {
+            let tenths = u128::from(count) * 10 / u128::from(unit);
+            return if unit == 1 { format!("{count} B") } else { format!("{}.{} {name}", tenths / 10, tenths % 10) };
+        }
+        unit *= 1024;
+    }
+    format!("{:.1} TiB", count as f64 / 1_099_511_627_776.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_three_digits_or_so() {
+        for (count, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (1_048_575, "1023.9 KiB"),
+            (1_048_576, "1.0 MiB"),
+            (1_073_741_824, "1.0 GiB"),
+            (u64::MAX, "16777216.0 TiB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! One tunnel as the daemon holds it: its configuration, its state, its session, and how it looks from outside.
+
+use super::snapshot::TunnelSnapshot;
+use crate::config::{self, Kind};
+use crate::plan::{self, Plan};
+use crate::state::{self, Moment, Phase, Policy, Wanted};
+use crate::tunnel::{Counters, Session};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// One tunnel in the daemon.
+#[derive(Debug)]
+pub(super) struct Supervised {
+    pub config: Arc<config::Tunnel>,
+    pub state: state::Tunnel,
+    pub session: Option<Session>,
+    pub counters: Arc<Counters>,
+    /// When the state machine wants to be woken.
+    pub due: Option<Moment>,
+    pub since: SystemTime,
+    pub ifindex: Option<u32>,
+    /// What of ours the kernel holds, as far as we know.
+    pub in_force: Wanted,
+}
+
+impl Supervised {
+    pub fn new(config: config::Tunnel) -> Self {
+        Self {
+            config: Arc::new(config),
+            state: state::Tunnel::default(),
+            session: None,
+            counters: Arc::default(),
+            due: None,
+            since: SystemTime::now(),
+            ifindex: None,
+            in_force: Wanted::Open,
+        }
+    }
+
+    pub fn policy(&self) -> Policy {
+        let Kind::Enf(enf) = &self.config.kind;
+        Policy { retry: self.config.retry, lockdown: enf.route.lockdown }
+    }
+
+    pub fn wanted(&self) -> Wanted {
+        self.state.wanted(&self.policy())
+    }
+
+    pub fn plan(&self) -> Plan {
+        plan::build(&self.config, &self.wanted(), self.state.kept_addresses())
+    }
+
+    /// The interface that carries the packets.
+    pub fn dev(&self) -> &str {
+        let Kind::Enf(enf) = &self.config.kind;
+        &enf.tun.dev
+    }
+
+    pub fn snapshot(&self, started: SystemTime) -> TunnelSnapshot {
+        let Kind::Enf(enf) = &self.config.kind;
+        let link = self.state.link.as_ref().filter(|_| self.state.phase == Phase::Connected);
+        let there = matches!(self.in_force, Wanted::Connecting | Wanted::Connected(_));
+        TunnelSnapshot {
+            name: self.config.name.clone(),
+            kind: "enf",
+            state: self.state.phase,
+            target: self.state.target,
+            reason: self.state.reason,
+            since: self.since,
+            last_error: self.state.last_failure.clone(),
+            attempt: self.state.attempt,
+            next_attempt: self.state.next_attempt.map(|at| started + at),
+            blocking: self.in_force != Wanted::Open,
+            interface: Some(enf.tun.dev.clone()),
+            ifindex: self.ifindex.filter(|_| there),
+            mtu: enf.tun.mtu,
+            addresses: link.map_or_else(|| self.state.kept_addresses().to_vec(), |link| link.addresses.clone()),
+            routes: enf.route.prefixes.clone(),
+            remotes: self.config.remote.hosts.iter().map(ToString::to_string).collect(),
+            active_remote: link.map(|link| link.remote.clone()),
+            fwmark: enf.route.fwmark,
+            fwmark_mask: enf.route.fwmark_mask,
+            table: enf.route.table,
+            autoconnect: self.config.autoconnect,
+            lockdown: enf.route.lockdown.as_str(),
+            tls: link.map(|link| link.tls.clone()),
+            counters: self.counters.clone(),
+        }
+    }
+
+    /// How long until the state machine wants to be woken, seen from `now`.
+    pub fn sleep(&self, now: Moment) -> Option<Duration> {
+        self.due.map(|due| due.saturating_sub(now))
+    }
+}

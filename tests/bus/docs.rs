@@ -1,0 +1,96 @@
+//! What the documentation shows is what happens.
+
+use crate::common::bus::{PrivateBus, own_uid, stdout};
+use crate::simulation::{SINCE, Simulation, time};
+use enftun::dbus;
+use enftun::state::Reason;
+use enftun::tunnel::DropReason;
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+fn document(name: &str) -> String {
+    std::fs::read_to_string(format!("{}/docs/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+/// The bodies of the fenced blocks in this language.
+fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_in_dbus_md_works() {
+    let Some(bus) = PrivateBus::start("every_command_in_dbus_md_works") else { return };
+    let (daemon, core) = Simulation::new(&["enf0"]);
+    let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
+    daemon.connected("enf0");
+    let text = document("dbus.md");
+    let commands: Vec<&str> = blocks(&text, "sh").iter().flat_map(|block| block.lines()).collect();
+    assert_eq!(commands.len(), 14);
+    for command in commands {
+        let mut shell = bus.command("sh");
+        shell.args(["-c", &format!("exec {command}")]);
+        if !command.starts_with("busctl monitor") {
+            assert!(command.starts_with("busctl "), "{command}");
+            let output = shell.output().unwrap();
+            assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+            continue;
+        }
+        let mut child = shell.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(said.contains("Monitoring bus"), "{command}: {said}");
+    }
+    assert_eq!(daemon.requests().len(), 4, "the calls reached the daemon");
+}
+
+#[test]
+fn dbus_md_lists_every_reason_and_every_property() {
+    let text = document("dbus.md");
+    let (_, reasons) = text.split_once("Reasons: `").unwrap();
+    let reasons: Vec<&str> = reasons.split('`').next().unwrap().split_whitespace().collect();
+    let words: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+    assert_eq!(reasons, words);
+    let file = format!("{}/dbus/org.enftun.Enftun1.Tunnel.xml", env!("CARGO_MANIFEST_DIR"));
+    let xml = std::fs::read_to_string(file).unwrap();
+    let mut properties = 0;
+    for property in xml.split("<property name=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        assert!(text.contains(&format!("`{property}`")), "{property}");
+        properties += 1;
+    }
+    assert_eq!(properties, 23);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_in_json_md_is_what_status_prints() {
+    let Some(bus) = PrivateBus::start("the_example_in_json_md_is_what_status_prints") else { return };
+    let (daemon, core) = Simulation::new(&["enf0"]);
+    let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
+    daemon.connected("enf0");
+    daemon.tunnel("enf0", |tunnel| tunnel.since = time(SINCE));
+    bus.shows("enf0", "StateSince", "t 1767323045000000");
+    daemon.counters("enf0").dropped_tx(DropReason::TooBig);
+    let text = document("json.md");
+    let examples = blocks(&text, "json");
+    let mut example: Value = serde_json::from_str(examples[0]).unwrap();
+    example["daemon"]["version"] = env!("CARGO_PKG_VERSION").into();
+    let mut command = bus.command(env!("CARGO_BIN_EXE_enftunctl"));
+    let printed = stdout(command.args(["status", "enf0", "--json"]).output().unwrap());
+    assert_eq!(serde_json::from_str::<Value>(&printed).unwrap(), example);
+    // The order of the keys, too: people compare by eye.
+    let keys = |text: &str| -> Vec<String> {
+        text.split('"')
+            .skip(1)
+            .step_by(2)
+            .filter(|word| text.contains(&format!("\"{word}\":")))
+            .map(str::to_owned)
+            .collect()
+    };
+    assert_eq!(keys(&printed), keys(examples[0]));
+    for line in examples[1].lines() {
+        assert_eq!(serde_json::from_str::<Value>(line).unwrap()["version"], 1, "{line}");
+    }
+}

@@ -1,0 +1,214 @@
+//! A daemon without a tunnel: it answers requests as the real one does and publishes the snapshots a test asks for.
+
+use enftun::daemon::{Caller, Command, Core, Refusal, Request, Snapshot, Transition, TunnelSnapshot};
+use enftun::error::Class;
+use enftun::state::{Failure, Phase, Reason, Target, Tls};
+use enftun::tunnel::Counters;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+use tokio::sync::{mpsc, watch};
+
+#[derive(Clone)]
+pub struct Simulation {
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    asked: Arc<Mutex<Vec<(Request, Caller)>>>,
+    refuse: Arc<Mutex<Option<Refusal>>>,
+    late: Arc<Mutex<Option<Failure>>>,
+}
+
+/// 2026-01-02 03:04:05 UTC
+pub const SINCE: u64 = 1_767_323_045;
+
+pub fn time(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+pub fn tls() -> Tls {
+    Tls {
+        version: "TLSv1.3".to_owned(),
+        cipher: "TLS13_AES_256_GCM_SHA384".to_owned(),
+        peer_subject: "CN=router.example.net".to_owned(),
+        peer_not_after: 1_900_000_000,
+        local_not_after: 1_800_000_000,
+    }
+}
+
+pub fn failure(reason: Reason, text: &str) -> Failure {
+    Failure::new(reason, Class::Transient, text)
+}
+
+fn tunnel(name: &str) -> TunnelSnapshot {
+    TunnelSnapshot {
+        name: name.to_owned(),
+        kind: "enf",
+        state: Phase::Disconnected,
+        target: Target::Down,
+        reason: Reason::None,
+        since: time(SINCE),
+        last_error: None,
+        attempt: 0,
+        next_attempt: None,
+        blocking: true,
+        interface: Some(name.to_owned()),
+        ifindex: None,
+        mtu: 1280,
+        addresses: Vec::new(),
+        routes: vec!["::/0".parse().unwrap()],
+        remotes: vec!["router.example.net:443".to_owned(), "[2001:db8::1]:443".to_owned()],
+        active_remote: None,
+        fwmark: 363,
+        fwmark_mask: 0xffff_ffff,
+        table: 2097,
+        autoconnect: false,
+        lockdown: "boot",
+        tls: None,
+        counters: Arc::new(Counters::default()),
+    }
+}
+
+impl Simulation {
+    /// A daemon with these tunnels that answers every request.
+    pub fn new(tunnels: &[&str]) -> (Self, Core) {
+        let (simulation, core, mut commands) = Self::stuck(tunnels);
+        let answering = simulation.clone();
+        tokio::spawn(async move {
+            while let Some(command) = commands.recv().await {
+                answering.answer(command);
+            }
+        });
+        (simulation, core)
+    }
+
+    /// A daemon that answers nothing as long as its commands are held back.
+    pub fn stuck(tunnels: &[&str]) -> (Self, Core, mpsc::Receiver<Command>) {
+        let (send, commands) = mpsc::channel(16);
+        let tunnels = tunnels.iter().map(|name| ((*name).to_owned(), Arc::new(tunnel(name)))).collect();
+        let first = Snapshot { generation: 1, tunnels, ..Snapshot::default() };
+        let (snapshot, seen) = watch::channel(Arc::new(first));
+        let simulation = Self { snapshot, asked: Arc::default(), refuse: Arc::default(), late: Arc::default() };
+        (simulation, Core::new(send, seen), commands)
+    }
+
+    fn answer(&self, command: Command) {
+        let Command { request, caller, reply } = command;
+        let refusal = self.refuse.lock().unwrap().clone();
+        let asked = (request.clone(), caller);
+        if let Some(refusal) = refusal {
+            self.asked.lock().unwrap().push(asked);
+            let _ = reply.send(Err(refusal));
+            return;
+        }
+        match &request {
+            Request::Connect(name) => {
+                if let Some(failure) = self.late.lock().unwrap().take() {
+                    self.fail(name, Phase::Error, failure);
+                }
+                self.tunnel(name, |tunnel| tunnel.target = Target::Up);
+                self.transition(name, Phase::Connecting, Reason::User);
+            }
+            Request::Disconnect(name) => {
+                self.tunnel(name, |tunnel| tunnel.target = Target::Down);
+                self.transition(name, Phase::Disconnecting, Reason::User);
+                self.transition(name, Phase::Disconnected, Reason::User);
+            }
+            Request::Reconnect(name) => self.transition(name, Phase::Connecting, Reason::User),
+            Request::Reload | Request::Shutdown => {}
+        }
+        // Only now: a test that sees the request sees what it caused, too.
+        self.asked.lock().unwrap().push(asked);
+        let _ = reply.send(Ok(()));
+    }
+
+    /// What was asked, and by whom.
+    pub fn asked(&self) -> Vec<(Request, Caller)> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    /// Only the requests.
+    pub fn requests(&self) -> Vec<Request> {
+        self.asked().into_iter().map(|(request, _)| request).collect()
+    }
+
+    /// From now on every request gets this answer.
+    pub fn refuse(&self, refusal: Refusal) {
+        *self.refuse.lock().unwrap() = Some(refusal);
+    }
+
+    /// An older attempt fails so while the next request to connect is on its way.
+    pub fn fail_late(&self, failure: Failure) {
+        *self.late.lock().unwrap() = Some(failure);
+    }
+
+    /// Publishes one snapshot with these changes.
+    pub fn edit(&self, change: impl FnOnce(&mut Snapshot)) {
+        self.snapshot.send_modify(|snapshot| {
+            let mut next = (**snapshot).clone();
+            next.generation += 1;
+            change(&mut next);
+            *snapshot = Arc::new(next);
+        });
+    }
+
+    /// Publishes one snapshot with these changes to one tunnel.
+    pub fn tunnel(&self, name: &str, change: impl FnOnce(&mut TunnelSnapshot)) {
+        self.edit(|snapshot| change(Arc::make_mut(snapshot.tunnels.get_mut(name).unwrap())));
+    }
+
+    pub fn add(&self, name: &str) {
+        self.edit(|snapshot| drop(snapshot.tunnels.insert(name.to_owned(), Arc::new(tunnel(name)))));
+    }
+
+    pub fn remove(&self, name: &str) {
+        self.edit(|snapshot| drop(snapshot.tunnels.remove(name)));
+    }
+
+    pub fn counters(&self, name: &str) -> Arc<Counters> {
+        self.snapshot.borrow().tunnels[name].counters.clone()
+    }
+
+    /// One change of state, in a snapshot of its own.
+    pub fn transition(&self, name: &str, new: Phase, reason: Reason) {
+        self.edit(|snapshot| transition(snapshot, name, new, reason));
+    }
+
+    /// Into `state` for a failure.
+    pub fn fail(&self, name: &str, new: Phase, failure: Failure) {
+        self.edit(|snapshot| {
+            let reason = failure.reason;
+            let entry = Arc::make_mut(snapshot.tunnels.get_mut(name).unwrap());
+            entry.last_error = Some(failure);
+            entry.tls = None;
+            entry.active_remote = None;
+            transition(snapshot, name, new, reason);
+        });
+    }
+
+    /// The whole of a live session.
+    pub fn connected(&self, name: &str) {
+        self.edit(|snapshot| {
+            let entry = Arc::make_mut(snapshot.tunnels.get_mut(name).unwrap());
+            entry.target = Target::Up;
+            entry.last_error = None;
+            entry.ifindex = Some(7);
+            entry.addresses = vec!["fd00:8f80::1/128".parse().unwrap()];
+            entry.active_remote = Some("router.example.net:443".to_owned());
+            entry.tls = Some(tls());
+            transition(snapshot, name, Phase::Connected, Reason::User);
+        });
+    }
+}
+
+/// Notes one change of state in a snapshot that is being made.
+pub fn transition(snapshot: &mut Snapshot, name: &str, new: Phase, reason: Reason) {
+    let entry = Arc::make_mut(snapshot.tunnels.get_mut(name).unwrap());
+    let old = entry.state;
+    entry.state = new;
+    entry.reason = reason;
+    entry.since = SystemTime::now();
+    snapshot.transitions += 1;
+    let number = snapshot.transitions;
+    snapshot.history.push_back(Arc::new(Transition { number, tunnel: name.to_owned(), new, old, reason, error: None }));
+    while snapshot.history.len() > enftun::daemon::snapshot::HISTORY {
+        snapshot.history.pop_front();
+    }
+}

@@ -1,0 +1,194 @@
+//! A far end that behaves as a test wants: real TLS on a real socket, in the namespace of the thread that starts it.
+
+use super::certs::Identity;
+use enftun::tunnel::enf::packet::{ROUTER, echo_reply};
+use enftun::tunnel::enf::wire::Wire;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::CertifiedKey;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+/// What it does with each connection.
+#[derive(Clone)]
+pub enum Manners {
+    /// Shakes hands and answers heartbeats.
+    Good(Arc<ServerConfig>),
+    /// Shakes hands, answers nothing, and sends these frames again and again.
+    Babbles(Arc<ServerConfig>, Vec<Vec<u8>>),
+    /// Shakes hands and sends these raw bytes inside TLS.
+    Sends(Arc<ServerConfig>, Vec<u8>),
+    /// Shakes hands and says goodbye before any frame.
+    Refuses(Arc<ServerConfig>),
+    /// Accepts the TCP connection and is silent.
+    Silent,
+    /// Sends something that is no TLS.
+    NoTls,
+}
+
+/// A far end that runs until it is dropped.
+pub struct FakeRouter {
+    pub address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl FakeRouter {
+    pub fn start(manners: Manners) -> Self {
+        // A thread inherits the namespace of the thread that makes it.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("[::1]:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = connections.clone();
+        runtime.spawn(async move {
+            loop {
+                let Ok((socket, _)) = listener.accept().await else { continue };
+                count.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(serve(socket, manners.clone()));
+            }
+        });
+        Self { address, connections, runtime: Some(runtime) }
+    }
+
+    /// TCP connections so far.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for FakeRouter {
+    fn drop(&mut self) {
+        self.runtime.take().unwrap().shutdown_background();
+    }
+}
+
+async fn serve(mut socket: TcpStream, manners: Manners) {
+    match manners {
+        Manners::Good(config) => {
+            let Some(mut wire) = shake(socket, config).await else { return };
+            loop {
+                let mut replies = Vec::new();
+                let received = wire.receive(|packet| replies.extend(echo_reply(packet, ROUTER)));
+                replies.iter().for_each(|reply| assert!(wire.push(reply)));
+                if received.is_err() || wire.flush().is_err() || wire.ready(wire.pending()).await.is_err() {
+                    return;
+                }
+            }
+        }
+        Manners::Babbles(config, frames) => {
+            let Some(mut wire) = shake(socket, config).await else { return };
+            loop {
+                frames.iter().for_each(|frame| assert!(wire.push(frame)));
+                if wire.receive(|_| {}).is_err() || wire.flush().is_err() {
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        }
+        Manners::Sends(config, bytes) => {
+            if let Ok(mut stream) = TlsAcceptor::from(config).accept(socket).await {
+                let _ = stream.write_all(&bytes).await;
+                let _ = stream.flush().await;
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            }
+        }
+        Manners::Refuses(config) => {
+            if let Ok(mut stream) = TlsAcceptor::from(config).accept(socket).await {
+                let _ = stream.shutdown().await;
+            }
+        }
+        Manners::Silent => {
+            let _ = socket.read_to_end(&mut Vec::new()).await;
+        }
+        Manners::NoTls => {
+            let _ = socket.write_all(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n").await;
+            let _ = socket.read_to_end(&mut Vec::new()).await;
+        }
+    }
+}
+
+async fn shake(socket: TcpStream, config: Arc<ServerConfig>) -> Option<Wire> {
+    let (socket, tls) = TlsAcceptor::from(config).accept(socket).await.ok()?.into_inner();
+    Some(Wire::new(socket, tls.into()))
+}
+
+/// A TLS server with this identity that asks for a client certificate and takes any, as the C client's test router does
+/// not even do. `key`: signs the handshake with this identity's key instead of its own.
+pub fn server(
+    identity: &Identity,
+    key: &Identity,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Arc<ServerConfig> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let der = PrivateKeyDer::from_pem_slice(key.key_pem.as_bytes()).unwrap();
+    let key = aws_lc_rs::sign::any_supported_type(&der).unwrap();
+    let certified = CertifiedKey::new(vec![identity.cert_der.clone()], key);
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_client_cert_verifier(Arc::new(AnyClient))
+        .with_cert_resolver(Arc::new(Always(Arc::new(certified))));
+    Arc::new(config)
+}
+
+#[derive(Debug)]
+struct Always(Arc<CertifiedKey>);
+
+impl rustls::server::ResolvesServerCert for Always {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+}
+
+#[derive(Debug)]
+struct AnyClient;
+
+impl ClientCertVerifier for AnyClient {
+    fn root_hint_subjects(&self) -> &[rustls::DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// The address that test clients carry.
+pub fn client_address() -> Ipv6Addr {
+    "fd00:8f80:1::1234".parse().unwrap()
+}
