@@ -141,7 +141,7 @@ fn let_in(hub: &Arc<Hub>, io: TcpStream, peer: SocketAddr) {
         };
         hub.handshakes_failed.fetch_add(1, Relaxed);
         if let Some(more) = hub.handshake_lines.allows() {
-            log::warn!(peer:%, reason:% = why, more; "{peer} was not let in: {why}{}", and_more(more));
+            log::warn!(ENFTUN_PEER:% = peer, ENFTUN_REASON:% = why; "{peer} was not let in: {why}{}", and_more(more));
         }
     });
 }

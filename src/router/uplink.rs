@@ -75,7 +75,7 @@ pub async fn pump(hub: Arc<Hub>) {
         if let Err(error) = read(&hub, uplink, &mut packet).await {
             // Deleted by somebody, for one. Clients still reach each other.
             if let Some(more) = lines.allows() {
-                log::error!(dev = name; "cannot read from the uplink {name}: {error}{}", and_more(more));
+                log::error!(ENFTUN_LINK = name; "cannot read from the uplink {name}: {error}{}", and_more(more));
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
