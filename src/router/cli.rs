@@ -3,6 +3,7 @@
 use super::{Order, RouterError, control, serve};
 use crate::config;
 use crate::error::{Exit, chain};
+use crate::logging;
 use crate::sys::passed;
 use clap::{Parser, Subcommand};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -63,7 +64,7 @@ pub fn run<F: Display>(load: impl Fn(&Path) -> (Option<config::Router>, Vec<F>))
 }
 
 fn run_router(config: &config::Router) -> Result<(), RouterError> {
-    log_to_journal_or_stderr();
+    logging::init("enftun-router", log::LevelFilter::Info);
     // One descriptor per session; the usual soft limit of 1024 is for programs that use select().
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let wanted = config.max_sessions as u64;
@@ -104,17 +105,4 @@ fn status(config: &config::Router, json: bool) -> Result<(), RouterError> {
     // A reader that closes the pipe early (`| head`) is no error.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
-}
-
-fn log_to_journal_or_stderr() {
-    let journal = systemd_journal_logger::connected_to_journal()
-        .then(systemd_journal_logger::JournalLog::new)
-        .and_then(Result::ok)
-        .is_some_and(|journal| journal.install().is_ok());
-    if journal {
-        log::set_max_level(log::LevelFilter::Info);
-    } else {
-        let level = env_logger::Env::default().default_filter_or("info");
-        let _ = env_logger::Builder::from_env(level).try_init();
-    }
 }

@@ -1,9 +1,12 @@
 //! The control socket: whoever may open it gets one JSON document per connection. It takes no commands.
 
+use super::quiet::{Quiet, and_more};
 use super::status::Status;
 use super::{Hub, RouterError};
+use nix::sys::stat::{Mode, fchmod};
+use socket2::{Domain, SockAddr, Type};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,17 +42,18 @@ impl Socket {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
         }
-        // Made beside it and moved there: at no time may others open it.
-        let hidden = tempfile::Builder::new()
-            .prefix(".enftun-router-")
-            .tempdir_in(path.parent().unwrap_or(Path::new(".")))
-            .map_err(failed)?;
-        let made = hidden.path().join("socket");
-        let listener = UnixListener::bind(&made).map_err(failed)?;
-        std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        std::fs::rename(&made, path).map_err(failed)?;
+        let listener = listen(path).map_err(failed)?;
         Ok(Self { listener, path: path.to_owned() })
     }
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    // On Linux the file gets the mode that the socket has when it is bound: at no time may others open it.
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(16)?;
+    UnixListener::from_std(socket.into())
 }
 
 impl Drop for Socket {
@@ -60,6 +64,7 @@ impl Drop for Socket {
 
 /// Answers, for ever.
 pub async fn answer(socket: Socket, hub: Arc<Hub>) {
+    let lines = Quiet::default();
     loop {
         match socket.listener.accept().await {
             Ok((mut reader, _)) => {
@@ -72,7 +77,9 @@ pub async fn answer(socket: Socket, hub: Arc<Hub>) {
                 });
             }
             Err(error) => {
-                log::error!("cannot answer on the control socket: {error}");
+                if let Some(more) = lines.allows() {
+                    log::error!("cannot answer on the control socket: {error}{}", and_more(more));
+                }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }

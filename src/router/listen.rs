@@ -32,6 +32,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 6;
 /// Longest that sent bytes may stay unacknowledged, or a client take nothing at all.
 const USER_TIMEOUT: Duration = Duration::from_secs(75);
+/// Most bytes that the kernel keeps of one session without sending them.
+const NOT_SENT: u32 = 128 * 1024;
 
 /// Who we are and whom we let in: what SIGHUP replaces.
 #[derive(Debug)]
@@ -139,7 +141,7 @@ fn let_in(hub: &Arc<Hub>, io: TcpStream, peer: SocketAddr) {
         };
         hub.handshakes_failed.fetch_add(1, Relaxed);
         if let Some(more) = hub.handshake_lines.allows() {
-            log::warn!(peer:%, reason:% = why, more; "{peer} was not let in: {why}{}", and_more(more));
+            log::warn!(ENFTUN_PEER:% = peer, ENFTUN_REASON:% = why; "{peer} was not let in: {why}{}", and_more(more));
         }
     });
 }
@@ -162,5 +164,7 @@ fn tune(io: &TcpStream) -> io::Result<()> {
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    // A client that is slower than its packets gets drops early rather than megabytes late.
+    socket.set_tcp_notsent_lowat(NOT_SENT)
 }

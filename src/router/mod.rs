@@ -126,7 +126,7 @@ pub async fn serve(
         doors.spawn(uplink::pump(Arc::clone(&hub)));
     }
     for address in &hub.listeners {
-        log::info!(address:%; "listening on {address}");
+        log::info!(ENFTUN_LISTEN:% = address; "listening on {address}");
     }
     notify(NotifyState::Ready);
 
@@ -230,7 +230,7 @@ impl Hub {
     fn refused(&self, peer: SocketAddr, why: &str) {
         self.connections_refused.fetch_add(1, Relaxed);
         if let Some(more) = self.refused_lines.allows() {
-            log::warn!(peer:%, more; "{peer} was refused: {why}{}", quiet::and_more(more));
+            log::warn!(ENFTUN_PEER:% = peer; "{peer} was refused: {why}{}", quiet::and_more(more));
         }
     }
 

@@ -62,20 +62,22 @@ pub async fn run(mut task: Task) {
         Arrival::Present => Ok(()),
         Arrival::Held(until) => {
             log::warn!(
-                address:%, peer:%;
+                ENFTUN_ADDRESS:% = address, ENFTUN_PEER:% = peer;
                 "{address}: another live host used this address just now; the session from {peer} has to wait"
             );
             Box::pin(task.held(until.into())).await
         }
         Arrival::TooMany | Arrival::ShuttingDown => {
-            task.hub.refused(peer, "there are as many sessions as max_sessions allows");
+            if arrival == Arrival::TooMany {
+                task.hub.refused(peer, "there are as many sessions as max_sessions allows");
+            }
             Box::pin(task.goodbye(GOODBYE)).await;
             return;
         }
     };
     let end = match held {
         Ok(()) => {
-            log::info!(address:%, peer:%, tls = task.me.tls; "{address}: session from {peer} started");
+            log::info!(ENFTUN_ADDRESS:% = address, ENFTUN_PEER:% = peer, ENFTUN_TLS = task.me.tls; "{address}: session from {peer} started");
             task.present().await
         }
         Err(end) => end,
@@ -90,7 +92,7 @@ pub async fn run(mut task: Task) {
     };
     let totals = task.me.counters.totals();
     log::info!(
-        address:%, peer:%, reason:% = why, rx_packets = totals.rx_packets, tx_packets = totals.tx_packets;
+        ENFTUN_ADDRESS:% = address, ENFTUN_PEER:% = peer, ENFTUN_RX_PACKETS = totals.rx_packets, ENFTUN_TX_PACKETS = totals.tx_packets;
         "{address}: session from {peer} ended: {why}"
     );
     drop(membership);
@@ -99,16 +101,17 @@ pub async fn run(mut task: Task) {
 impl Task {
     async fn present(&mut self) -> End {
         loop {
+            match self.me.phase() {
+                Phase::Superseded => return End::Superseded,
+                Phase::Closing => return End::Told,
+                Phase::Held | Phase::Present => {}
+            }
             if let Err(error) = self.send() {
                 return End::Wire(error);
             }
             let (room, pending) = (self.wire.room(), self.wire.pending());
             tokio::select! {
-                () = self.me.wake.notified() => match self.me.phase() {
-                    Phase::Superseded => return End::Superseded,
-                    Phase::Closing => return End::Told,
-                    Phase::Held | Phase::Present => {}
-                },
+                () = self.me.wake.notified() => {}
                 Some(packet) = self.queue.recv(), if room => self.push(&packet),
                 ready = self.wire.ready(pending) => {
                     if let Err(error) = self.receive_if_ready(ready) {
@@ -176,7 +179,7 @@ impl Task {
         if self.me.phase() == Phase::Superseded && (still_sending || answered) {
             let count = self.hub.sessions.evidence(address, std::time::Instant::now());
             log::warn!(
-                address:%, peer:% = self.me.peer, count;
+                ENFTUN_ADDRESS:% = address, ENFTUN_PEER:% = self.me.peer;
                 "{address}: two hosts use one certificate (seen {count} times of late; one of them at {}); newcomers have \
                  to wait. Give one of them a certificate of its own", self.me.peer
             );

@@ -13,7 +13,10 @@ use super::status::{SessionStatus, Sum, seconds};
 use crate::tunnel::{Counters, DropReason};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU8,
+    Ordering::{Acquire, Release},
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Instant, SystemTime};
 use tokio::sync::{Notify, mpsc};
@@ -110,7 +113,7 @@ struct Book {
 impl Session {
     /// Where it is in its life.
     pub fn phase(&self) -> Phase {
-        match self.phase.load(Relaxed) {
+        match self.phase.load(Acquire) {
             0 => Phase::Held,
             1 => Phase::Present,
             2 => Phase::Superseded,
@@ -126,7 +129,7 @@ impl Session {
     }
 
     fn order(&self, phase: Phase) {
-        self.phase.store(phase as u8, Relaxed);
+        self.phase.store(phase as u8, Release);
         self.wake.notify_one();
     }
 

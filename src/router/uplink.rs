@@ -1,5 +1,6 @@
 //! The uplink: a TUN device into this host. It is made when the router starts and vanishes with it.
 
+use super::quiet::{Quiet, and_more};
 use super::{Hub, RouterError};
 use crate::config;
 use crate::sys::tun::Tun;
@@ -68,24 +69,28 @@ fn plain(error: Error) -> io::Error {
 /// Sends what this host has for clients on its way, for ever.
 pub async fn pump(hub: Arc<Hub>) {
     let Some(uplink) = &hub.uplink else { return };
+    let (name, lines) = (uplink.tun.name(), Quiet::default());
     let mut packet = [0; frame::MAX_PACKET + 1];
     loop {
-        if let Err(error) = uplink.tun.readable().await {
-            log::error!(dev = uplink.tun.name(); "cannot wait for packets from {}: {error}", uplink.tun.name());
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-        for _ in 0..BATCH {
-            match uplink.tun.try_recv(&mut packet) {
-                Ok(length) => hub.forward_from_host(packet.get(..length).unwrap_or_default(), &uplink.counters),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    // Down, or deleted by somebody; it is tried again.
-                    log::debug!(dev = uplink.tun.name(); "cannot read from {}: {error}", uplink.tun.name());
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    break;
-                }
+        if let Err(error) = read(&hub, uplink, &mut packet).await {
+            // Deleted by somebody, for one. Clients still reach each other.
+            if let Some(more) = lines.allows() {
+                log::error!(ENFTUN_LINK = name; "cannot read from the uplink {name}: {error}{}", and_more(more));
             }
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
         tokio::task::coop::consume_budget().await;
     }
+}
+
+async fn read(hub: &Hub, uplink: &Uplink, packet: &mut [u8]) -> io::Result<()> {
+    uplink.tun.readable().await?;
+    for _ in 0..BATCH {
+        match uplink.tun.try_recv(packet) {
+            Ok(length) => hub.forward_from_host(packet.get(..length).unwrap_or_default(), &uplink.counters),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

@@ -8,7 +8,7 @@ use crate::common::netns::{block_on, in_netns};
 use std::net::Ipv6Addr;
 
 #[test]
-#[ignore = "a measurement of some minutes"]
+#[ignore = "a measurement, not a promise"]
 fn resident_memory_per_idle_session() {
     in_netns("memory", || {
         let program = Program::new(&format!("[{LISTEN:?}]"));
