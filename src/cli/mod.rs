@@ -3,17 +3,19 @@
 
 pub mod args;
 mod change;
+mod check;
 mod clear;
 mod list;
 mod monitor;
 mod output;
+mod plan;
 mod reload;
 mod run;
 mod status;
 mod time;
 mod wait;
 
-use crate::config::{self, Tunnel};
+use crate::config::{self, Severity, Tunnel};
 use crate::daemon::Refusal;
 use crate::dbus::client::ClientError;
 use crate::error::{Class, Exit, chain};
@@ -30,7 +32,7 @@ use std::process::ExitCode;
     name = "enftunctl",
     version,
     disable_help_subcommand = true,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 enftund is not running, 4 not authorised, 5 no such tunnel, \
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 enftund is not running, 4 not authorised, 5 no such tunnel or file, \
                   6 timed out, 78 configuration errors."
 )]
 struct Cli {
@@ -58,10 +60,14 @@ enum Verb {
     Monitor(monitor::Args),
     /// Has the configuration read again.
     Reload,
+    /// Prints what the kernel holds for a tunnel in a state, as commands; changes nothing.
+    Plan(args::Plan),
     /// Runs one tunnel in the foreground, without the daemon; Ctrl-C takes everything away again.
     Run(args::Run),
     /// Takes away everything of a tunnel from the kernel, and so opens what was blocked.
     Clear(args::Clear),
+    /// Checks configuration files, without the daemon.
+    Check(check::Args),
 }
 
 impl Verb {
@@ -75,8 +81,10 @@ impl Verb {
             Self::Wait(args) => wait::run(args).await,
             Self::Monitor(args) => monitor::run(args).await,
             Self::Reload => reload::run().await,
+            Self::Plan(args) => plan::run(args),
             Self::Run(args) => run::run(args).await,
             Self::Clear(args) => clear::run(args).await,
+            Self::Check(args) => check::run(args),
         }
     }
 }
@@ -109,9 +117,6 @@ pub enum CliError {
         /// How it is instead.
         now: String,
     },
-    /// The configuration has errors, which were all printed.
-    #[error("the configuration of {0} has errors")]
-    Configuration(String),
     /// The kernel cannot be talked to.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -126,6 +131,15 @@ pub enum CliError {
         /// What, and why.
         why: String,
     },
+    /// The configuration has errors; they were printed.
+    #[error("the configuration has {errors} error{}", if *.errors == 1 { "" } else { "s" })]
+    Configuration {
+        /// How many.
+        errors: usize,
+    },
+    /// Not there.
+    #[error("{} does not exist", .0.display())]
+    NoFile(PathBuf),
     /// The output cannot be written.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
@@ -140,10 +154,10 @@ impl CliError {
         match self {
             Self::Client(error) => error.class(),
             Self::Failed { .. } | Self::TimedOut { .. } => Class::Transient,
-            Self::Configuration(_) => Class::Configuration,
             Self::Kernel(error) => error.class(),
             Self::Refused(refusal) => refusal.class(),
             Self::Output(_) | Self::Start(_) | Self::LeftBehind { .. } => Class::Environment,
+            Self::Configuration { .. } | Self::NoFile(_) => Class::Configuration,
         }
     }
 
@@ -152,6 +166,7 @@ impl CliError {
         match self {
             Self::Client(error) => error.exit(),
             Self::TimedOut { .. } => Exit::TimedOut,
+            Self::NoFile(_) => Exit::NotFound,
             _ => self.class().into(),
         }
     }
@@ -161,11 +176,15 @@ impl CliError {
 fn load_tunnel(what: &str, paths: &Paths) -> Result<Tunnel, CliError> {
     let is_path = what.contains('/') || what.ends_with(".toml");
     let file = if is_path { PathBuf::from(what) } else { paths.tunnel_file(what) };
+    if matches!(file.try_exists(), Ok(false)) {
+        return Err(CliError::NoFile(file));
+    }
     let (tunnel, findings) = config::load_tunnel(&file, &paths.config);
     for finding in &findings {
         eprintln!("{finding}");
     }
-    tunnel.ok_or_else(|| CliError::Configuration(what.to_owned()))
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+    tunnel.ok_or(CliError::Configuration { errors })
 }
 
 /// The whole program: reads the command line, does what it says, and turns an error into one line and an exit code.

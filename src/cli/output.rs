@@ -22,8 +22,12 @@ pub fn line(text: &str) -> Result<(), CliError> {
 
 /// Prints a JSON document over several lines.
 pub fn json(body: &impl Serialize) -> Result<(), CliError> {
-    let document = Document { version: JSON_VERSION, body };
-    let text = serde_json::to_string_pretty(&document).map_err(|error| CliError::Output(error.into()))?;
+    document(&Document { version: JSON_VERSION, body })
+}
+
+/// The same for a document that has its version already.
+pub fn document(document: &impl Serialize) -> Result<(), CliError> {
+    let text = serde_json::to_string_pretty(document).map_err(|error| CliError::Output(error.into()))?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}").map_err(CliError::Output)
 }

@@ -58,7 +58,7 @@ pub struct Finding {
     pub text: String,
     /// What to write instead, when there is a good guess.
     pub help: Option<String>,
-    excerpt: Option<Excerpt>,
+    excerpt: Option<Box<Excerpt>>,
 }
 
 /// The part of a line that is shown, ready for a terminal, and where it is underlined (in terminal cells).
@@ -103,8 +103,10 @@ impl fmt::Display for Finding {
         let gutter = " ".repeat(number.len());
         writeln!(f, "{}: {}", self.severity, self.subject())?;
         write!(f, "{gutter}--> {}:{}:{}", self.file.display(), self.line, self.column)?;
-        if let Some(Excerpt { text, indent, width }) = &self.excerpt {
-            write!(f, "\n{gutter} |\n{number} | {text}\n{gutter} | {}{}", " ".repeat(*indent), "^".repeat(*width))?;
+        if let Some(Excerpt { text, indent, width }) = self.excerpt.as_deref() {
+            let line = format!("{number} | {text}");
+            let carets = format!("{}{}", " ".repeat(*indent), "^".repeat(*width));
+            write!(f, "\n{gutter} |\n{}\n{gutter} | {carets}", line.trim_end())?;
         }
         if let Some(help) = &self.help {
             write!(f, "\n{gutter} = help: {help}")?;
@@ -171,6 +173,15 @@ impl Source {
         self.lines.partition_point(|start| *start <= offset)
     }
 
+    /// Whether the line looks like `[section]` or `key = value`.
+    pub(super) fn begins_statement(&self, line: usize) -> bool {
+        let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or(0);
+        let line = self.text.get(start..).unwrap_or_default().lines().next().unwrap_or_default().trim();
+        let bare = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
+        line.split_once('=').is_some_and(|(key, _)| bare(key.trim_end()))
+            || line.strip_prefix('[').and_then(|rest| rest.split_once(']')).is_some_and(|(name, _)| bare(name))
+    }
+
     /// An empty `span` points at the place without showing it when it is the start of the file: that is the file as a whole.
     pub(super) fn finding(&self, severity: Severity, key: String, span: Range<usize>, text: String) -> Finding {
         let offset = self.text.floor_char_boundary(span.start);
@@ -183,7 +194,7 @@ impl Source {
         let end = self.text.floor_char_boundary(span.end).max(offset);
         let marked = self.text.get(offset..end).unwrap_or_default().split(['\n', '\r']).next().unwrap_or_default();
         let whole_file = span == (0..0);
-        let excerpt = (!whole_file).then(|| excerpt(content, before, marked.chars().count()));
+        let excerpt = (!whole_file).then(|| Box::new(excerpt(content, before, marked.chars().count())));
         Finding {
             severity,
             file: self.file.clone(),
@@ -198,7 +209,8 @@ impl Source {
 }
 
 fn excerpt(line: &str, before: usize, marked: usize) -> Excerpt {
-    let skipped = before.saturating_sub(BEFORE);
+    let long = line.chars().nth(SHOWN).is_some();
+    let skipped = if long { before.saturating_sub(BEFORE) } else { 0 };
     let mut shown = String::new();
     let (mut indent, mut width) = (0, 0);
     if skipped > 0 {
@@ -224,7 +236,7 @@ fn excerpt(line: &str, before: usize, marked: usize) -> Excerpt {
             width += cells;
         }
     }
-    Excerpt { text: shown.trim_end().to_owned(), indent, width: width.max(1) }
+    Excerpt { text: shown, indent, width: width.max(1) }
 }
 
 /// Terminal cells of one character: the wide blocks of East Asian scripts and pictures take two, combining marks none.

@@ -17,7 +17,7 @@ const LARGEST: u64 = 1 << 20;
 /// What one configuration directory holds.
 #[derive(Clone, Debug, Default)]
 pub struct Loaded {
-    /// Everything that could be used.
+    /// Everything that could be used. An `enftun.toml` with errors counts as absent: half a group trusts the wrong links.
     pub config: Config,
     /// Everything that there is to say, file by file: `enftun.toml`, then the tunnels by name.
     pub findings: Vec<Finding>,
@@ -42,8 +42,8 @@ pub fn load(config_dir: &Path) -> Loaded {
         Ok(None) => groups = Some(BTreeMap::new()),
         Ok(Some(reading)) => {
             groups = groups_of(&reading);
-            loaded.config = reading.value;
-            loaded.findings = reading.findings;
+            let (config, findings) = sound(reading, Some);
+            loaded = Loaded { config: config.unwrap_or_default(), findings, broken: BTreeSet::new() };
         }
         Err(finding) => loaded.findings.push(finding),
     }

@@ -8,6 +8,7 @@ mod findings;
 mod load;
 mod reader;
 mod router;
+mod sink;
 mod tunnel;
 mod unavailable;
 mod values;

@@ -3,8 +3,7 @@
 //!
 //! A reader takes the keys it knows from a [`Section`]; what is left over when the section is dropped is unknown.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::hash::Hash;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
@@ -12,10 +11,8 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::findings::{Finding, Severity, Source};
-use super::values::{self, Complaint, quoted};
-
-/// More findings than this in one file are counted and not kept: a file may come from anybody.
-const MOST_FINDINGS: usize = 200;
+use super::sink::Sink;
+use super::values::{self, Complaint, clipped, quoted};
 
 /// What came out of one file.
 pub(super) struct Reading<T> {
@@ -55,74 +52,18 @@ impl<T> Reading<T> {
 pub(super) fn read<T>(file: &Path, text: &str, walk: impl FnOnce(&mut Section<'_>) -> T) -> Reading<T> {
     let source = Source::new(file, text);
     let (root, errors) = DeTable::parse_recoverable(source.text());
-    let mut sink = Sink { source: &source, state: RefCell::default(), broken_lines: BTreeSet::new() };
+    let mut sink = Sink::new(&source);
     for error in &errors {
         sink.syntax(error.message(), error.span().unwrap_or(0..0));
     }
     let value = walk(&mut Section::new(&sink, String::new(), Some(root.get_ref()), 0..0));
-    let Collected { mut findings, places, left_out, errors_left_out } = sink.state.into_inner();
-    findings.sort_by_key(|finding| (finding.line, finding.column));
-    if left_out > 0 {
-        let mut rest = Finding::of_file(file, format!("and {left_out} more findings, which are not shown"));
-        rest.severity = if errors_left_out { Severity::Error } else { Severity::Warning };
-        findings.push(rest);
-    }
+    let (findings, places) = sink.into_parts();
     Reading { value, findings, places, source }
 }
 
 /// Whether `text` has `key` at its top: enough to tell one sort of file from another, however broken the rest is.
 pub(super) fn has_top_level(text: &str, key: &str) -> bool {
     DeTable::parse_recoverable(text).0.get_ref().contains_key(key)
-}
-
-#[derive(Default)]
-struct Collected {
-    findings: Vec<Finding>,
-    places: BTreeMap<String, Range<usize>>,
-    left_out: usize,
-    errors_left_out: bool,
-}
-
-struct Sink<'a> {
-    source: &'a Source,
-    state: RefCell<Collected>,
-    /// Lines with a syntax error: what the parser guessed there is not worth a second finding.
-    broken_lines: BTreeSet<usize>,
-}
-
-impl Sink<'_> {
-    fn syntax(&mut self, message: &str, span: Range<usize>) {
-        if !self.broken_lines.insert(self.source.line(span.start)) {
-            return;
-        }
-        let name = self.source.text().get(span.clone()).unwrap_or_default().trim();
-        let text = match message {
-            "duplicate key" => format!("{} is given twice", quoted(name)),
-            other => other.replace('\n', " "),
-        };
-        self.keep(Severity::Error, || self.source.finding(Severity::Error, String::new(), span, text));
-    }
-
-    fn push(&self, severity: Severity, key: String, span: Range<usize>, complaint: Complaint) {
-        if self.broken_lines.contains(&self.source.line(span.start)) {
-            return;
-        }
-        self.keep(severity, || {
-            let mut finding = self.source.finding(severity, key, span, complaint.text);
-            finding.help = complaint.help;
-            finding
-        });
-    }
-
-    fn keep(&self, severity: Severity, finding: impl FnOnce() -> Finding) {
-        let mut state = self.state.borrow_mut();
-        if state.findings.len() < MOST_FINDINGS {
-            state.findings.push(finding());
-        } else {
-            state.left_out += 1;
-            state.errors_left_out |= severity == Severity::Error;
-        }
-    }
 }
 
 /// A table of the file, or the place where it could stand. Dropping it reports the keys that nobody took.
@@ -158,7 +99,7 @@ impl<'a> Section<'a> {
 
     fn item(&self, key: &str, key_span: Range<usize>, value: &'a toml::Spanned<DeValue<'a>>) -> Item<'a> {
         let path = join(&self.path, key);
-        self.sink.state.borrow_mut().places.insert(path.clone(), value.span());
+        self.sink.place(path.clone(), value.span());
         Item { sink: self.sink, path, key_span, span: value.span(), value: value.get_ref() }
     }
 
@@ -174,7 +115,7 @@ impl<'a> Section<'a> {
 
     /// Reports that `key` does not stand here, unless a syntax error may have swallowed it.
     pub(super) fn missing(&self, severity: Severity, key: &str, complaint: Complaint) {
-        if self.sink.broken_lines.is_empty() && !self.faulty {
+        if !self.sink.has_syntax_errors() && !self.faulty {
             self.sink.push(severity, join(&self.path, key), self.span.clone(), complaint);
         }
     }
@@ -243,6 +184,10 @@ impl Drop for Section<'_> {
             if self.known.contains(&key) {
                 continue;
             }
+            if self.sink.is_full() {
+                self.sink.leave_out(Severity::Error);
+                continue;
+            }
             let what = if value.get_ref().is_table() { "unknown section" } else { "unknown key" };
             let mut complaint = Complaint::new(what);
             if let Some(meant) = did_you_mean(key, &self.known) {
@@ -281,7 +226,7 @@ impl<'a> Item<'a> {
 
     /// Remembers that `place` stands here, for findings that compare files.
     pub(super) fn remember(&self, place: String) {
-        self.sink.state.borrow_mut().places.entry(place).or_insert_with(|| self.span.clone());
+        self.sink.place(place, self.span.clone());
     }
 
     pub(super) fn is_table(&self) -> bool {
@@ -326,7 +271,8 @@ impl<'a> Item<'a> {
         let value = value.and_then(|value| u32::try_from(value).ok()).filter(|value| range.contains(value));
         if value.is_none() {
             let (least, most) = (range.start(), range.end());
-            self.error(Complaint::new(&format!("{integer} is out of range; it must be {least} to {most}")));
+            let written = clipped(&integer.to_string());
+            self.error(Complaint::new(&format!("{written} is out of range; it must be {least} to {most}")));
         }
         value
     }
@@ -347,7 +293,7 @@ impl<'a> Item<'a> {
         };
         let value = text.parse().ok().filter(|value| (0.0..=1.0).contains(value));
         if value.is_none() {
-            self.error(Complaint::new(&format!("{text} is out of range; it must be 0 to 1")));
+            self.error(Complaint::new(&format!("{} is out of range; it must be 0 to 1", clipped(text))));
         }
         value
     }
@@ -363,7 +309,10 @@ impl<'a> Item<'a> {
     /// As [`Self::parse`], for a duration: a bare number is a near miss.
     pub(super) fn duration<T>(&self, judge: impl FnOnce(&str) -> Result<T, Complaint>) -> Option<T> {
         if let Some(number) = self.value.as_integer() {
-            self.mismatch("a duration in quotes with its unit", Some(format!("write \"{}s\"", number.as_str())));
+            self.mismatch(
+                "a duration in quotes with its unit",
+                Some(format!("write \"{}s\"", clipped(number.as_str()))),
+            );
             return None;
         }
         self.parse(judge)
@@ -417,7 +366,7 @@ fn describe(value: &DeValue<'_>) -> &'static str {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "an integer",
         DeValue::Float(_) => "a number with a decimal point",
-        DeValue::Boolean(_) => "true or false",
+        DeValue::Boolean(_) => "a boolean",
         DeValue::Datetime(_) => "a date or time",
         DeValue::Array(_) => "an array",
         DeValue::Table(_) => "a table",

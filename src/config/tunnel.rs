@@ -13,7 +13,7 @@ use super::values::{self, Complaint, Endpoint};
 use super::{Enf, Host, Identity, Kind, Lockdown, Remote, Retry, Route, Tun, Tunnel};
 
 /// The kinds that this version has.
-const KINDS: [(&str, ()); 1] = [("enf", ())];
+const KINDS: &[&str] = &["enf"];
 const PROXIES: &[&str] = &["http://", "socks5://"];
 
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -35,7 +35,7 @@ fn tunnel(name: &str, config_dir: &Path, root: &mut Section<'_>) -> Option<Tunne
         root.file_error(complaint.help(help));
     }
     if let Some(kind) = root.require("kind", "write kind = \"enf\" at the top")
-        && kind.parse(values::word(&KINDS)).is_none()
+        && kind.parse(known_kind).is_none()
     {
         // What another kind's keys are is not known here.
         root.ignore_the_rest();
@@ -52,6 +52,14 @@ fn tunnel(name: &str, config_dir: &Path, root: &mut Section<'_>) -> Option<Tunne
     enrol(config_dir, root);
     let kind = Kind::Enf(Enf { tun, route, identity });
     Some(Tunnel { name: name.to_owned(), autoconnect, kind, remote, retry })
+}
+
+fn known_kind(text: &str) -> Result<(), Complaint> {
+    if KINDS.contains(&text) {
+        return Ok(());
+    }
+    let text = format!("{} is not a kind of tunnel that this version has", values::quoted(text));
+    Err(Complaint::new(&text).help(&format!("the kinds are: {}", KINDS.join(", "))))
 }
 
 fn tun(name: &str, allow_ipv4: bool, section: &mut Section<'_>) -> Tun {
@@ -120,11 +128,11 @@ fn hosts(listed: &Item<'_>, default_port: u16) -> Vec<Host> {
     for item in items {
         let endpoint = if item.is_table() {
             let mut table = item.clone().section();
+            let host = table.require("host", "write { host = \"router.example.net\" }");
             if let Some(proxy) = table.take("proxy") {
                 proxy.parse(values::url(PROXIES));
                 proxy.asks_for("proxy");
             }
-            let host = table.require("host", "write { host = \"router.example.net\" }");
             host.and_then(|host| host.parse(values::endpoint))
         } else {
             item.parse(values::endpoint)

@@ -34,6 +34,14 @@ pub(super) fn quoted(text: &str) -> String {
     }
 }
 
+/// `text` as it is, and not longer than a line.
+pub(super) fn clipped(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+    }
+}
+
 /// Longest duration that is taken: deadlines are sums with the clock, and must not overflow.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -215,11 +223,22 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Complaint> {
             Err(Complaint::new(&format!("{} has port 0; it must be 1 to 65535", quoted(text))))
         }
         Ok(address) => Ok(address),
-        Err(_) => Err(match text.trim_matches(['[', ']']).parse::<IpAddr>() {
-            Ok(address) => complaint().help(&format!("write \"{}\"", SocketAddr::new(address, 443))),
-            Err(_) => complaint(),
+        Err(_) => Err(match bracketed(text) {
+            Some(address) => complaint().help(&format!("write \"{address}\"")),
+            None => complaint(),
         }),
     }
+}
+
+/// What was likely meant by an address without a port, or without brackets before its port.
+fn bracketed(text: &str) -> Option<SocketAddr> {
+    if let Some((address, digits)) = text.rsplit_once(':')
+        && let (Ok(address), Ok(port)) = (address.parse::<Ipv6Addr>(), digits.parse())
+    {
+        return Some(SocketAddr::new(address.into(), port));
+    }
+    let address = text.trim_matches(['[', ']']).parse::<IpAddr>().ok()?;
+    Some(SocketAddr::new(address, 443))
 }
 
 /// An address and a prefix length, as it is written. A bare address gets a suggestion.

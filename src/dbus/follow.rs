@@ -97,16 +97,24 @@ impl Follower {
     /// New objects first and gone objects last, so that every signal in between belongs to an object that is there;
     /// properties before `StateChanged`, so that whoever hears it has the properties of that state or a later one.
     async fn tell(&mut self, next: Arc<Snapshot>, connection: &Connection) -> zbus::Result<()> {
-        self.shown.send_replace(next.clone());
+        let mut changed = Vec::new();
         for (name, snapshot) in &next.tunnels {
-            match self.tunnels.get_mut(name) {
-                Some(entry) => {
-                    let old = entry.current.send_replace(snapshot.clone());
-                    if !Arc::ptr_eq(&old, snapshot) {
-                        entry.tunnel.tell(connection, &path::of_tunnel(name)).await?;
-                    }
-                }
-                None => self.add(snapshot, connection).await?,
+            if let Some(entry) = self.tunnels.get(name)
+                && !Arc::ptr_eq(&entry.current.send_replace(snapshot.clone()), snapshot)
+            {
+                changed.push(name);
+            }
+        }
+        self.shown.send_replace(next.clone());
+        // From here on every read answers with the new values, however slowly the bus takes the signals.
+        for (name, snapshot) in &next.tunnels {
+            if !self.tunnels.contains_key(name) {
+                self.add(snapshot, connection).await?;
+            }
+        }
+        for name in changed {
+            if let Some(entry) = self.tunnels.get_mut(name) {
+                entry.tunnel.tell(connection, &path::of_tunnel(name)).await?;
             }
         }
         self.manager.tell(connection, path::ROOT).await?;

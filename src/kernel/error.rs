@@ -53,8 +53,8 @@ pub enum KernelError {
         /// What the kernel says.
         source: io::Error,
     },
-    /// The device cannot be attached to.
-    #[error("attach to {dev}, a TUN device that somebody else made{}; `ip link del {dev}` removes it", advice(source))]
+    /// The device can be neither made nor attached to.
+    #[error("attach to the TUN device {dev}{}", advice(source))]
     Attach {
         /// Interface name.
         dev: String,

@@ -2,7 +2,7 @@
 
 use super::{KernelError, plain, unless};
 use crate::plan::{FoundLink, SYSCTLS};
-use crate::sys::tun::{NODE, Tun};
+use crate::sys::tun::Tun;
 use futures_util::TryStreamExt;
 use nix::errno::Errno;
 use rtnetlink::packet_core::Nla;
@@ -12,12 +12,17 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 use std::io;
+use std::time::Duration;
 
 // linux/if_link.h and linux/if_tun.h.
 const IFLA_TUN_OWNER: u16 = 1;
 const IFLA_TUN_TYPE: u16 = 3;
 const IFLA_TUN_PERSIST: u16 = 6;
 const TYPE_TUN: u8 = 1;
+
+/// How often, and how far apart, a device that is in other hands is tried again.
+const PATIENCE: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The user who can own devices here: the wanted one, or the one we are where that one does not exist (a user namespace
 /// without it: the kernel refuses such an owner).
@@ -138,10 +143,8 @@ fn link_info(message: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
         .flatten()
 }
 
-/// Makes the device: the owner is set before it becomes persistent, so that at no time just anybody may attach.
-pub(super) async fn create(netlink: &Handle, dev: &str, owner: u32) -> Result<(), KernelError> {
-    // tokio-tun loses the descriptor when something fails: find out first what can.
-    std::fs::OpenOptions::new().read(true).write(true).open(NODE).map_err(KernelError::NoTun)?;
+/// Makes the device, and attaches this process.
+pub(super) async fn create(netlink: &Handle, dev: &str, owner: u32) -> Result<Tun, KernelError> {
     if let Some(other) = get(netlink, dev).await.map_err(|error| KernelError::observe("the link", error))? {
         let kind = link_info(&other).find_map(|info| match info {
             LinkInfo::Kind(InfoKind::Tun) => Some("a TAP device".to_owned()),
@@ -150,23 +153,29 @@ pub(super) async fn create(netlink: &Handle, dev: &str, owner: u32) -> Result<()
         });
         return Err(KernelError::NotTun { dev: dev.to_owned(), kind: kind.unwrap_or("a hardware device".to_owned()) });
     }
-    let owner = i32::from_ne_bytes(owner.to_ne_bytes());
-    tokio_tun::TunBuilder::new().name(dev).owner(owner).persist().build().map(drop).map_err(|error| {
-        let source = match error {
-            tokio_tun::Error::NixError(errno) => errno.into(),
-            tokio_tun::Error::IoError(error) => error,
-        };
-        KernelError::Change { change: Box::new(crate::plan::Change::CreateLink(dev.to_owned())), source }
-    })
+    Tun::create(dev, owner).map_err(|source| refused(dev, source))
 }
 
-/// Attaches this process.
-pub(super) fn attach(dev: &str) -> Result<Tun, KernelError> {
-    Tun::open(dev).map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
+/// Attaches this process. A process that is just ending, or has just forked, lets go in a moment.
+pub(super) async fn attach(dev: &str) -> Result<Tun, KernelError> {
+    let mut patience = PATIENCE;
+    loop {
+        match Tun::open(dev) {
+            Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) && patience > 0 => {
+                patience -= 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+            opened => return opened.map_err(|source| refused(dev, source)),
+        }
+    }
+}
+
+fn refused(dev: &str, source: io::Error) -> KernelError {
+    match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EBUSY) => KernelError::Busy { dev: dev.to_owned(), source },
         Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO | Errno::EACCES) => KernelError::NoTun(source),
         _ => KernelError::Attach { dev: dev.to_owned(), source },
-    })
+    }
 }
 
 async fn set(
@@ -204,5 +213,20 @@ pub(super) async fn clear(netlink: &Handle, dev: &str) -> io::Result<()> {
     match index(dev) {
         Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(()),
         index => unless(netlink.link().del(index?).execute().await, Errno::ENODEV),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::maps;
+
+    #[test]
+    fn users_are_found_in_a_uid_map() {
+        let all = "         0          0 4294967295\n";
+        let some = "0 1000 1\n100 100000 50\n";
+        assert!(maps(all, 0) && maps(all, 65_534));
+        assert!(maps(some, 0) && maps(some, 100) && maps(some, 149));
+        assert!(!maps(some, 1) && !maps(some, 99) && !maps(some, 150));
+        assert!(!maps("", 0) && !maps("nonsense", 0));
     }
 }

@@ -171,6 +171,11 @@ impl Kernel {
         self.held.get(dev).map(|held| held.tun.clone())
     }
 
+    fn hold(&mut self, dev: &str, tun: Tun) -> io::Result<()> {
+        self.held.insert(dev.to_owned(), Held { index: link::index(dev)?, tun: Arc::new(tun) });
+        Ok(())
+    }
+
     async fn execute(&mut self, change: &Change) -> Result<(), KernelError> {
         let netlink = &self.netlink;
         let done = match change {
@@ -180,16 +185,17 @@ impl Kernel {
             Change::DeleteRoute(route) => route::clear(netlink, route).await,
             Change::AddAddress(address) => address::apply(netlink, address).await,
             Change::DeleteAddress(address) => address::clear(netlink, address).await,
-            Change::CreateLink(dev) => return link::create(netlink, dev, self.owner).await,
+            Change::CreateLink(dev) => {
+                let tun = link::create(netlink, dev, self.owner).await?;
+                self.hold(dev, tun)
+            }
             Change::Attach(dev) => {
-                let tun = Arc::new(link::attach(dev)?);
-                link::index(dev).map(|index| {
-                    self.held.insert(dev.clone(), Held { index, tun });
-                })
+                let tun = link::attach(dev).await?;
+                self.hold(dev, tun)
             }
             Change::OwnLink(dev) => match self.held.get(dev) {
                 Some(held) => held.tun.adopt(self.owner),
-                None => link::attach(dev)?.adopt(self.owner),
+                None => Err(io::ErrorKind::NotConnected.into()),
             },
             Change::SetCarrier(dev, on) => match self.held.get(dev) {
                 Some(held) => held.tun.set_carrier(*on),

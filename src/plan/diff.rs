@@ -45,7 +45,7 @@ pub struct FoundLink {
 pub enum Change {
     /// Add a rule.
     AddRule(Rule),
-    /// Make the device, persistent and owned.
+    /// Make the device, persistent and owned, and attach this process to it; the carrier is off then.
     CreateLink(String),
     /// Attach this process to it; the carrier is off then.
     Attach(String),
@@ -114,13 +114,13 @@ fn link_up(plan: &Plan, found: Option<&FoundLink>, changes: &mut Vec<Change>) {
     let Some(link) = &plan.link else { return };
     let dev = || link.dev.clone();
     let is = |right: fn(&FoundLink) -> bool| found.is_some_and(right);
-    if found.is_none() {
-        changes.push(Change::CreateLink(dev()));
-    } else if !is(|found| found.owned) {
-        changes.push(Change::OwnLink(dev()));
+    match found {
+        None => changes.push(Change::CreateLink(dev())),
+        Some(found) if !found.attached => changes.push(Change::Attach(dev())),
+        Some(_) => {}
     }
-    if !is(|found| found.attached) {
-        changes.push(Change::Attach(dev()));
+    if found.is_some_and(|found| !found.owned) {
+        changes.push(Change::OwnLink(dev()));
     }
     if found.is_none_or(|found| found.mtu != u32::from(link.mtu)) {
         changes.push(Change::SetMtu(dev(), link.mtu));

@@ -1,1 +1,202 @@
-//! Placeholder until the golden texts stand.
+//! The layout against texts that a person can review, and the order of changes.
+//! `ENFTUN_BLESS=1 cargo test plan` writes the texts anew.
+
+use super::*;
+use crate::config::{Enf, Host, Identity, Lockdown, Remote, Retry, Route as RouteConfig, Tun, Tunnel};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub(crate) fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
+    Tunnel {
+        name: "enf0".into(),
+        autoconnect: false,
+        kind: Kind::Enf(Enf {
+            tun: Tun { dev: "enf0".into(), mtu: 1280, set_address: true, ipv4_address: None },
+            route: RouteConfig {
+                prefixes: nets(prefixes),
+                fwmark: 363,
+                fwmark_mask: u32::MAX,
+                table: 2097,
+                trusted_interfaces: Vec::new(),
+                trusted_groups: Vec::new(),
+                allow_ipv4,
+                lockdown: Lockdown::Boot,
+            },
+            identity: Identity { cert_file: PathBuf::new(), key_file: PathBuf::new(), ip_file: None },
+        }),
+        remote: Remote {
+            hosts: vec![Host { host: "router.example.net".into(), port: 443 }],
+            ca_cert_file: PathBuf::new(),
+            name: None,
+            heartbeat_period: Duration::from_secs(300),
+            heartbeat_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(15),
+            congestion_control: None,
+        },
+        retry: Retry::default(),
+    }
+}
+
+fn nets(texts: &[&str]) -> Vec<IpNet> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn own() -> Vec<IpNet> {
+    nets(&["fd00:8f80::5/128"])
+}
+
+#[test]
+fn plans_read_as_reviewed() {
+    let default = tunnel(&["::/0"], false);
+    let both = tunnel(&["::/0", "0.0.0.0/0"], true);
+    let prefix = tunnel(&["fd00:8f80::/32"], false);
+    let several = tunnel(&["fd00:8f80::/32", "fd00:8f80:1::/48", "10.64.0.0/10"], true);
+    let multicast = tunnel(&["ff05::/16", "ff08::1/128"], false);
+    let mut no_address = prefix.clone();
+    let Kind::Enf(enf) = &mut no_address.kind;
+    enf.tun.set_address = false;
+    let connected = || Wanted::Connected(own());
+    let with_ipv4 = Wanted::Connected(nets(&["fd00:8f80::5/128", "10.64.0.7/32"]));
+    let cases = [
+        ("default.open", &default, Wanted::Open),
+        ("default.blocked", &default, Wanted::Blocked),
+        ("default.connecting", &default, Wanted::Connecting),
+        ("default.connected", &default, connected()),
+        ("default-ipv4.blocked", &both, Wanted::Blocked),
+        ("default-ipv4.connected", &both, with_ipv4),
+        ("prefix.blocked", &prefix, Wanted::Blocked),
+        ("prefix.connected", &prefix, connected()),
+        ("several.connected", &several, connected()),
+        ("multicast.blocked", &multicast, Wanted::Blocked),
+        ("multicast.connected", &multicast, connected()),
+        ("no-address.connected", &no_address, connected()),
+    ];
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/plan");
+    for (name, tunnel, wanted) in cases {
+        let text = build(tunnel, &wanted, &own()).to_string();
+        let file = directory.join(format!("{name}.sh"));
+        if std::env::var_os("ENFTUN_BLESS").is_some() {
+            std::fs::write(&file, &text).unwrap();
+        }
+        assert_eq!(text, std::fs::read_to_string(&file).unwrap(), "{}", file.display());
+    }
+}
+
+/// The kernel, as far as a diff sees it.
+fn after(plan: &Plan) -> Observed {
+    let link = plan.link.as_ref().map(|link| FoundLink {
+        index: 2,
+        attached: true,
+        owned: true,
+        mtu: link.mtu.into(),
+        no_link_local: true,
+        sysctls: true,
+        up: true,
+        carrier: link.carrier,
+    });
+    Observed { link, addresses: plan.addresses.clone(), routes: plan.routes.clone(), rules: plan.rules.clone() }
+}
+
+fn states(tunnel: &Tunnel) -> [Plan; 4] {
+    [Wanted::Open, Wanted::Blocked, Wanted::Connecting, Wanted::Connected(own())]
+        .map(|wanted| build(tunnel, &wanted, &own()))
+}
+
+#[test]
+fn a_plan_in_force_needs_no_change_and_all_of_it_is_of_its_scope() {
+    for tunnel in [tunnel(&["::/0"], false), tunnel(&["fd00::/8", "ff00::/8", "10.0.0.0/8"], true)] {
+        for plan in states(&tunnel) {
+            assert_eq!(diff(&plan, &after(&plan)), []);
+            assert!(plan.rules.iter().all(|rule| plan.scope.owns_rule(rule)));
+            assert!(plan.routes.iter().all(|route| plan.scope.owns_route(route)));
+        }
+    }
+}
+
+#[test]
+fn at_no_step_between_two_blocking_states_is_a_rule_that_blocks_missing() {
+    let [_, blocked, connecting, connected] = states(&tunnel(&["::/0"], false));
+    for (from, to) in [(&blocked, &connected), (&connected, &blocked), (&connecting, &connected)] {
+        let changes = diff(to, &after(from));
+        assert!(!changes.is_empty());
+        let touches_rules = |change: &Change| matches!(change, Change::AddRule(_) | Change::DeleteRule(_));
+        assert!(!changes.iter().any(touches_rules), "{changes:?}");
+    }
+}
+
+#[test]
+fn on_the_way_up_rules_come_first_and_on_the_way_down_last() {
+    let [open, _, _, connected] = states(&tunnel(&["::/0"], false));
+    let unreachable = |rule: &Rule| rule.action == Action::Unreachable;
+    let up = diff(&connected, &Observed::default());
+    let lookup = up
+        .iter()
+        .position(|change| matches!(change, Change::AddRule(rule) if !unreachable(rule) && rule.preference > 300));
+    let backed = up
+        .iter()
+        .position(|change| matches!(change, Change::AddRule(rule) if unreachable(rule) && rule.preference > 300));
+    assert!(backed < lookup);
+    let last_rule = up.iter().rposition(|change| matches!(change, Change::AddRule(_)));
+    assert!(last_rule < up.iter().position(|change| matches!(change, Change::CreateLink(_))));
+    assert_eq!(up.last(), Some(&Change::SetCarrier("enf0".into(), true)));
+
+    let down = diff(&open, &after(&connected));
+    assert_eq!(down.first(), Some(&Change::SetCarrier("enf0".into(), false)));
+    let deleted_link = down.iter().position(|change| matches!(change, Change::DeleteLink(_)));
+    assert!(deleted_link < down.iter().position(|change| matches!(change, Change::DeleteRule(_))));
+    assert!(matches!(down.last(), Some(Change::DeleteRule(rule)) if unreachable(rule)));
+}
+
+#[test]
+fn what_is_missing_is_added_before_what_is_too_much_is_deleted() {
+    let plan = build(&tunnel(&["fd00:8f80::/32"], false), &Wanted::Connected(own()), &[]);
+    let mut found = after(&plan);
+    found.addresses = vec![Address::own(nets(&["fd00:8f80::6/128"])[0], "enf0")];
+    found.routes[0].by_kernel = false;
+    let stale = Rule::new(Family::V6, Match::To(nets(&["fd00:9::/32"])[0]), Action::Lookup(2097));
+    found.rules.push(stale.clone());
+    let changes = diff(&plan, &found);
+    assert_eq!(
+        changes,
+        [
+            Change::AddAddress(plan.addresses[0].clone()),
+            Change::AddRoute(plan.routes[0].clone()),
+            Change::DeleteRoute(found.routes[0].clone()),
+            Change::DeleteAddress(found.addresses[0].clone()),
+            Change::DeleteRule(stale),
+        ]
+    );
+}
+
+#[test]
+fn other_rules_and_routes_are_not_of_the_scope() {
+    let scope = Scope::of(&tunnel(&["::/0"], false));
+    let [everything, other] = [nets(&["::/0"])[0], nets(&["fd00::/8"])[0]];
+    let ours = Rule::new(Family::V6, Match::To(everything), Action::Unreachable);
+    assert!(scope.owns_rule(&ours));
+    assert!(!scope.owns_rule(&Rule { preference: 558, ..ours.clone() }));
+    assert!(!scope.owns_rule(&Rule::new(Family::V6, Match::To(other), Action::Unreachable)));
+    assert!(!scope.owns_rule(&Rule::new(Family::V6, Match::Mark { mark: 363, mask: 0xff }, Action::Unreachable)));
+    assert!(!scope.owns_rule(&Rule { preference: 32_766, action: Action::Lookup(2097), ..ours }));
+    let route = Route::no_multicast(nets(&["ff00::/8"])[0]);
+    assert!(scope.owns_route(&route));
+    assert!(!scope.owns_route(&Route { metric: 256, ..route.clone() }));
+    assert!(!scope.owns_route(&Route { table: Route::MAIN, ..route }));
+}
+
+#[test]
+fn a_longer_prefix_is_always_tried_before_a_shorter_one() {
+    for family in Family::ALL {
+        let longest = family.everything().max_prefix_len();
+        let preferences: Vec<u32> = (0..=longest)
+            .rev()
+            .flat_map(|length| {
+                let prefix = IpNet::new(family.everything().addr(), length).unwrap();
+                [Action::Lookup(2097), Action::Unreachable]
+                    .map(|action| Rule::new(family, Match::To(prefix), action).preference)
+            })
+            .collect();
+        assert!(preferences.is_sorted_by(|a, b| a < b));
+        assert!(preferences.iter().all(|preference| BLOCK.contains(preference) && *preference > 250));
+    }
+}

@@ -53,7 +53,7 @@ impl Trust {
     }
 }
 
-/// Makes the sockets, and takes those that were passed.
+/// Makes the sockets, except for addresses that one of the passed sockets serves already.
 pub fn open(addresses: &[SocketAddr], passed: Vec<TcpListener>) -> Result<Vec<tokio::net::TcpListener>, RouterError> {
     if addresses.is_empty() && passed.is_empty() {
         return Err(RouterError::NoListener);
@@ -69,7 +69,8 @@ pub fn open(addresses: &[SocketAddr], passed: Vec<TcpListener>) -> Result<Vec<to
         };
         listeners.push(use_it(listener).map_err(|source| RouterError::Passed { number: index + 1, source })?);
     }
-    for address in addresses {
+    let served: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    for address in addresses.iter().filter(|address| !served.contains(address)) {
         listeners.push(bind(*address, addresses).map_err(|source| RouterError::Listen { address: *address, source })?);
     }
     Ok(listeners)

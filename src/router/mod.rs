@@ -164,7 +164,8 @@ impl Hub {
         let dropped = match forward::from_client(bytes, &from.client, &self.rules) {
             Verdict::Drop(reason) => Some(reason),
             Verdict::Reply(reply) => {
-                from.deliver(&reply);
+                // Downstream is the newest session, whichever one asked.
+                self.sessions.find(from.client.address.into(), |newest| newest.deliver(&reply));
                 None
             }
             Verdict::Unicast(to) => {

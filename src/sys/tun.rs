@@ -1,14 +1,15 @@
 //! A descriptor of a TUN device: packets in and out without blocking, and the settings that only a holder may change.
-//! It neither creates a persistent device nor touches links, addresses or routes: that is `kernel`.
+//! It touches neither links nor addresses nor routes: that is `kernel`.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_uint};
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio_tun::TunBuilder;
 
 /// The device node that all TUN devices are made and opened through.
 pub const NODE: &str = "/dev/net/tun";
@@ -17,8 +18,6 @@ pub const NODE: &str = "/dev/net/tun";
 const IFF_TUN: u16 = 0x0001;
 const IFF_NO_CARRIER: u16 = 0x0040;
 const IFF_NO_PI: u16 = 0x1000;
-/// A device that was deleted tells its readers by an error alone.
-const READ: Interest = Interest::READABLE.add(Interest::ERROR);
 /// More packets than any TUN queue holds.
 const DRAIN: usize = 65_536;
 
@@ -66,11 +65,34 @@ impl Tun {
         }
         // SAFETY: the descriptor is open, and the request is a `struct ifreq` (40 bytes) that outlives the call.
         unsafe { raw::set_iff(file.as_raw_fd(), &raw const request) }?;
+        Self::attached(OwnedFd::from(file), name)
+    }
+
+    /// Makes a device that stays, which only this user (and `CAP_NET_ADMIN`) may attach to, and is attached to it. The owner
+    /// is set before it becomes persistent, so that at no time just anybody may attach.
+    pub fn create(name: &str, owner: u32) -> io::Result<Self> {
+        // tokio-tun loses its descriptor when something fails after the first step: see first whether that one succeeds.
+        OpenOptions::new().read(true).write(true).open(NODE)?;
+        let owner = c_int::from_ne_bytes(owner.to_ne_bytes());
+        let made = TunBuilder::new().name(name).owner(owner).persist().close_on_exec().build();
+        let made = made.map_err(|error| match error {
+            tokio_tun::Error::NixError(errno) => errno.into(),
+            tokio_tun::Error::IoError(error) => error,
+        })?;
+        let made = made.first().ok_or(io::ErrorKind::NotFound)?;
+        // The same open file under a descriptor of our own: nobody can attach in between, and a child process that was just
+        // forked, and still holds a copy, is not in the way.
+        // SAFETY: `made` keeps its descriptor open until the end of this function.
+        let fd = unsafe { BorrowedFd::borrow_raw(made.as_raw_fd()) }.try_clone_to_owned()?;
+        Self::attached(fd, name)
+    }
+
+    fn attached(fd: OwnedFd, name: &str) -> io::Result<Self> {
         // Another program may have left segmentation on; then a read returns more than a packet.
         // SAFETY: takes its argument by value.
-        unsafe { raw::set_offload(file.as_raw_fd(), 0) }?;
+        unsafe { raw::set_offload(fd.as_raw_fd(), 0) }?;
         // SAFETY: an `OwnedFd` is open, and the same descriptor, until the `AsyncFd` that owns it is dropped.
-        let fd = unsafe { AsyncFd::register(OwnedFd::from(file)) }?;
+        let fd = unsafe { AsyncFd::register(fd) }?;
         let tun = Self { fd, name: name.to_owned() };
         tun.set_carrier(false)?;
         Ok(tun)
@@ -107,7 +129,7 @@ impl Tun {
 
     /// Waits until a packet may be there.
     pub async fn readable(&self) -> io::Result<()> {
-        self.fd.ready(READ).await?.retain_ready();
+        self.fd.ready(Interest::READABLE | Interest::ERROR).await?.retain_ready();
         Ok(())
     }
 
@@ -120,7 +142,13 @@ impl Tun {
     /// One packet, if there is one; else `WouldBlock`, and [`readable`](Self::readable) waits for the next. A packet longer
     /// than the buffer is cut.
     pub fn try_recv(&self, packet: &mut [u8]) -> io::Result<usize> {
-        self.fd.try_io(READ, |fd| Ok(nix::unistd::read(fd, packet)?))
+        match self.fd.try_io(Interest::READABLE, |fd| Ok(nix::unistd::read(fd, packet)?)) {
+            // What the kernel says of a device that was deleted.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.fd.try_io(Interest::ERROR, |fd| Ok(nix::unistd::read(fd, packet)?))
+            }
+            received => received,
+        }
     }
 
     /// Hands one packet to the kernel as received.
@@ -130,7 +158,7 @@ impl Tun {
 }
 
 impl AsFd for Tun {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }

@@ -47,6 +47,7 @@ async fn status_tells_people_everything_about_a_tunnel() {
     let (daemon, _served) = daemon(&bus, &["enf0"]).await;
     daemon.connected("enf0");
     daemon.tunnel("enf0", |tunnel| tunnel.since = time(SINCE));
+    bus.shows("enf0", "StateSince", "t 1767323045000000");
     let counters = daemon.counters("enf0");
     counters.received(1536);
     counters.transmitted(40);
@@ -90,6 +91,7 @@ async fn status_tells_what_went_wrong_and_cannot_be_steered_by_the_far_end() {
         tunnel.next_attempt = Some(time(SINCE));
         tunnel.attempt = 4;
     });
+    bus.shows("enf0", "Attempt", "u 4");
     let text = stdout(ctl(&bus, &["status", "enf0"]));
     for expected in [
         "enf0: reconnecting\n",
@@ -108,6 +110,7 @@ async fn several_tunnels_are_a_table_without_colour() {
     let Some(bus) = PrivateBus::start("several_tunnels_are_a_table_without_colour") else { return };
     let (daemon, _served) = daemon(&bus, &["enf0", "my-tunnel"]).await;
     daemon.connected("enf0");
+    bus.shows("enf0", "State", "s \"connected\"");
     let text = stdout(ctl(&bus, &["status"]));
     let rows: Vec<Vec<&str>> =
         text.lines().map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()).collect();
@@ -128,6 +131,7 @@ async fn json_has_every_property_under_its_own_name() {
     let (daemon, _served) = daemon(&bus, &["enf0", "my-tunnel"]).await;
     daemon.connected("enf0");
     daemon.tunnel("enf0", |tunnel| tunnel.since = time(SINCE));
+    bus.shows("enf0", "StateSince", "t 1767323045000000");
     daemon.counters("enf0").dropped_tx(DropReason::TooBig);
     let expected = json!({
         "version": 1,
@@ -158,6 +162,7 @@ async fn json_has_every_property_under_its_own_name() {
     assert_eq!(all["tunnels"][1]["tls"], Value::Null);
     assert_eq!(read(&["list", "--json"]), all);
     daemon.fail("enf0", Phase::Error, failure(Reason::AuthFailed, "refused"));
+    bus.shows("enf0", "State", "s \"error\"");
     assert_eq!(
         read(&["status", "--json", "enf0"])["tunnels"][0]["last_error"],
         json!({ "reason": "auth-failed", "text": "refused" })
@@ -194,6 +199,7 @@ async fn connect_with_wait_returns_when_connected_and_not_before() {
     let (daemon, _served) = daemon(&bus, &["enf0"]).await;
     // An error of the last try, still shown when the new one begins, is not the new one's.
     daemon.fail("enf0", Phase::Error, failure(Reason::AuthFailed, "the old story"));
+    bus.shows("enf0", "State", "s \"error\"");
     let mut command = bus.command(CTL);
     command.args(["connect", "enf0", "--wait"]);
     let mut child = start(command);
@@ -263,6 +269,7 @@ async fn reconnect_with_wait_is_not_content_with_the_old_session() {
     let Some(bus) = PrivateBus::start("reconnect_with_wait_is_not_content_with_the_old_session") else { return };
     let (daemon, _served) = daemon(&bus, &["enf0"]).await;
     daemon.connected("enf0");
+    bus.shows("enf0", "State", "s \"connected\"");
     let text = complaint(ctl(&bus, &["reconnect", "enf0", "--wait=200ms"]), 6);
     assert_eq!(text, "enf0 is not connected after 0.2 s: it is connecting");
     let mut command = bus.command(CTL);
@@ -278,6 +285,7 @@ async fn a_wait_that_ends_in_vain_says_how_it_is_instead() {
     let Some(bus) = PrivateBus::start("a_wait_that_ends_in_vain_says_how_it_is_instead") else { return };
     let (daemon, _served) = daemon(&bus, &["enf0"]).await;
     daemon.fail("enf0", Phase::Reconnecting, failure(Reason::Unreachable, "no remote accepts a connection"));
+    bus.shows("enf0", "State", "s \"reconnecting\"");
     let text = complaint(ctl(&bus, &["wait", "enf0", "connected", "--timeout", "100ms"]), 6);
     assert_eq!(text, "enf0 is not connected after 0.1 s: it is reconnecting: no remote accepts a connection");
 }

@@ -71,6 +71,7 @@ async fn the_example_in_json_md_is_what_status_prints() {
     let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
     daemon.connected("enf0");
     daemon.tunnel("enf0", |tunnel| tunnel.since = time(SINCE));
+    bus.shows("enf0", "StateSince", "t 1767323045000000");
     daemon.counters("enf0").dropped_tx(DropReason::TooBig);
     let text = document("json.md");
     let examples = blocks(&text, "json");

@@ -5,6 +5,7 @@
 mod common;
 
 mod calls;
+mod check;
 mod cli;
 mod docs;
 mod listener;

@@ -156,6 +156,17 @@ impl PrivateBus {
         self.command_as_nobody("busctl").arg("--system").args(args).output().unwrap()
     }
 
+    /// Waits until a tunnel's property reads so: what the daemon publishes is on the bus a moment later.
+    #[track_caller]
+    pub fn shows(&self, tunnel: &str, property: &str, value: &str) {
+        let path = enftun::dbus::path::of_tunnel(tunnel);
+        let interface = "org.enftun.Enftun1.Tunnel";
+        wait_for(&format!("{property} of {tunnel} to be {value}"), || {
+            let output = self.busctl(&["get-property", enftun::dbus::NAME, &path, interface, property]);
+            output.stdout.trim_ascii_end() == value.as_bytes()
+        });
+    }
+
     /// A copy of `program` where every user can run it.
     pub fn place(&self, program: &str) -> PathBuf {
         let copy = self.directory.path().join(Path::new(program).file_name().unwrap());

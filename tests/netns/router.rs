@@ -1,223 +1,27 @@
 //! The router with real clients over real TLS, each story in a network namespace of its own.
 
-use crate::common::certs::{Ca, Identity, Leaf};
-use crate::common::netns::{block_on, in_netns, in_netns_with_tun, ip, sh};
+mod bed;
+mod memory;
+mod program;
+
+use crate::common::certs::{Identity, Leaf};
+use crate::common::netns::{ip, sh};
+use bed::{A, B, C, Client, HOST, LISTEN, PATIENCE};
+use bed::{as_it_is, drops, is_reply_from, ping, session, story, story_with_uplink};
 use enftun::config;
-use enftun::identity;
-use enftun::router::status::{SessionStatus, Status};
+use enftun::router::status::SessionStatus;
 use enftun::router::{Order, RouterError, control, serve};
-use enftun::transport::tls::{VERSIONS, client_config};
-use enftun::transport::trust::{Anchors, RouterTrust};
-use enftun::tunnel::enf::packet::{Packet, ROUTER, echo_reply, icmpv6_echo};
-use enftun::tunnel::enf::wire::{Wire, WireError};
-use rustls::pki_types::ServerName;
-use rustls::{AlertDescription, Connection};
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use enftun::tunnel::enf::packet::{ROUTER, echo_reply, icmpv6_echo};
+use enftun::tunnel::enf::wire::{WireError, is_about_credentials};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-
-const LISTEN: &str = "[::1]:4433";
-/// Only ends a test that would hang.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-const A: &str = "fd00:8f80::a";
-const B: &str = "fd00:8f80::b";
-const C: &str = "fd00:8f80::c";
-const HOST: &str = "fd00:8f80::1";
-
-/// A running router and what it takes to be its client.
-struct Bed {
-    dir: tempfile::TempDir,
-    config: config::Router,
-    ca: Ca,
-    orders: mpsc::Sender<Order>,
-    served: JoinHandle<Result<(), RouterError>>,
-}
-
-/// Runs a story with a router; `adjust` changes its configuration.
-fn story(test: &str, adjust: impl FnOnce(&mut config::Router) + Send, story: impl AsyncFnOnce(Bed) + Send) {
-    in_netns(test, || block_on(async { story(Bed::start(adjust).await).await }));
-}
-
-/// As [`story`], with an uplink that has the address [`HOST`].
-fn story_with_uplink(test: &str, adjust: impl FnOnce(&mut config::Router) + Send, story: impl AsyncFnOnce(Bed) + Send) {
-    let adjust = |config: &mut config::Router| {
-        let addresses = vec![format!("{HOST}/64").parse().unwrap()];
-        config.tun = Some(config::RouterTun { dev: "enfr0".into(), mtu: 1280, addresses });
-        adjust(config);
-    };
-    in_netns_with_tun(test, || block_on(async { story(Bed::start(adjust).await).await }));
-}
-
-fn as_it_is(_: &mut config::Router) {}
-
-impl Bed {
-    async fn start(adjust: impl FnOnce(&mut config::Router)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let ca = Ca::v1("Fleet");
-        let (cert_file, key_file) = ca.sign_v1("router.example").write(dir.path(), "router");
-        let mut config = config::Router {
-            listen: vec![LISTEN.parse().unwrap()],
-            cert_file,
-            key_file,
-            client_ca_file: Some(ca.write(dir.path(), "ca")),
-            endpoints_dir: dir.path().join("endpoints"),
-            max_sessions: 100,
-            allow_ipv4: false,
-            control_socket: dir.path().join("run/router.sock"),
-            tun: None,
-            between_clients: true,
-            multicast: false,
-        };
-        std::fs::create_dir(&config.endpoints_dir).unwrap();
-        adjust(&mut config);
-        let (orders, received) = mpsc::channel(1);
-        let served = tokio::spawn({
-            let config = config.clone();
-            async move { serve(&config, Vec::new(), received).await }
-        });
-        let bed = Self { dir, config, ca, orders, served };
-        bed.until("the router answers", |_| true).await;
-        bed
-    }
-
-    async fn ask(&self) -> Result<Status, RouterError> {
-        let socket = self.config.control_socket.clone();
-        tokio::task::spawn_blocking(move || control::ask(&socket)).await.unwrap()
-    }
-
-    async fn status(&self) -> Status {
-        self.ask().await.unwrap()
-    }
-
-    /// Waits until the status is as wanted.
-    async fn until(&self, what: &str, condition: impl Fn(&Status) -> bool) -> Status {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            match self.ask().await {
-                Ok(status) if condition(&status) => return status,
-                seen => {
-                    assert!(tokio::time::Instant::now() < deadline, "waited in vain for: {what}; last seen: {seen:?}")
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    fn identity(&self, address: &str) -> Identity {
-        self.ca.sign_v1(address)
-    }
-
-    async fn client(&self, address: &str) -> Client {
-        Client::connect(self, address, &self.identity(address)).await
-    }
-
-    async fn stop(self) {
-        self.orders.send(Order::Stop).await.unwrap();
-        timeout(PATIENCE, self.served).await.unwrap().unwrap().unwrap();
-    }
-}
-
-fn session<'a>(status: &'a Status, address: &str) -> &'a SessionStatus {
-    let address: Ipv6Addr = address.parse().unwrap();
-    let found = status.sessions.iter().find(|session| session.address == address && session.phase == "present");
-    found.unwrap_or_else(|| panic!("no present session of {address}: {status:?}"))
-}
-
-fn drops(wanted: &[(&str, u64)]) -> BTreeMap<String, u64> {
-    wanted.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect()
-}
-
-/// A client that is nothing but a wire.
-struct Client {
-    wire: Wire,
-    address: Ipv6Addr,
-    received: std::collections::VecDeque<Vec<u8>>,
-}
-
-impl Client {
-    /// Connects, and waits until the router has answered: then the session is there.
-    async fn connect(bed: &Bed, address: &str, identity: &Identity) -> Self {
-        let mut client = Self::shake_hands(bed, address, identity).await;
-        client.ask_router().await;
-        client
-    }
-
-    async fn shake_hands(bed: &Bed, address: &str, identity: &Identity) -> Self {
-        let dir = tempfile::tempdir_in(bed.dir.path()).unwrap();
-        let (cert_file, key_file) = identity.write(dir.path(), "client");
-        let credentials = identity::load(&cert_file, &key_file, SystemTime::now()).unwrap();
-        let anchors = Anchors::load(bed.config.client_ca_file.as_ref().unwrap()).unwrap();
-        let trust = RouterTrust { anchors, name: Some("router.example".into()) };
-        let config = client_config(&credentials, trust, &VERSIONS).unwrap();
-        let io = TcpStream::connect(LISTEN).await.unwrap();
-        let name = ServerName::try_from("router.example").unwrap();
-        let (io, tls) = tokio_rustls::TlsConnector::from(config).connect(name, io).await.unwrap().into_inner();
-        let wire = Wire::new(io, Connection::Client(tls));
-        Self { wire, address: address.parse().unwrap(), received: Default::default() }
-    }
-
-    fn request(&self, to: &str) -> Vec<u8> {
-        icmpv6_echo(self.address, to.parse().unwrap(), 128, b"\0\x01\0\x02question")
-    }
-
-    async fn send(&mut self, packet: &[u8]) {
-        assert!(self.wire.push(packet));
-        self.wire.flush().unwrap();
-        while self.wire.pending() {
-            if self.wire.ready(true).await.unwrap().read {
-                self.wire.receive(|packet| self.received.push_back(packet.to_vec())).unwrap();
-            }
-            self.wire.flush().unwrap();
-        }
-    }
-
-    /// The next packet, or how the connection ended.
-    async fn next_or_end(&mut self) -> Result<Vec<u8>, WireError> {
-        let next = async {
-            loop {
-                if let Some(packet) = self.received.pop_front() {
-                    return Ok(packet);
-                }
-                self.wire.ready(false).await.unwrap();
-                self.wire.receive(|packet| self.received.push_back(packet.to_vec()))?;
-            }
-        };
-        timeout(PATIENCE, next).await.expect("a packet or the end")
-    }
-
-    async fn next(&mut self) -> Vec<u8> {
-        self.next_or_end().await.unwrap()
-    }
-
-    /// Asks the router itself, and waits for the answer. All that was sent before it has gone its way by then.
-    async fn ask_router(&mut self) {
-        let request = self.request("fe80::1");
-        self.send(&request).await;
-        let answer = self.next().await;
-        assert!(is_reply_from(&answer, ROUTER), "{answer:?}");
-    }
-}
-
-fn is_reply_from(packet: &[u8], wanted: Ipv6Addr) -> bool {
-    matches!(Packet::parse(packet), Some(Packet::V6 { source, payload, .. }) if source == wanted && payload[0] == 129)
-}
-
-/// `from` asks `to`, `to` answers.
-async fn ping(from: &mut Client, to: &mut Client) {
-    let request = from.request(&to.address.to_string());
-    from.send(&request).await;
-    let arrived = to.next().await;
-    assert_eq!(arrived, request);
-    to.send(&echo_reply(&arrived, to.address).unwrap()).await;
-    assert!(is_reply_from(&from.next().await, to.address));
-}
 
 #[test]
 fn two_clients_reach_each_other() {
@@ -276,9 +80,9 @@ fn ipv4_passes_between_the_addresses_in_the_certificates_and_no_others() {
         "ipv4",
         |config| config.allow_ipv4 = true,
         async |bed| {
-            let of = |address: &str, ipv4: &str| bed.ca.sign_v3(Leaf::new(address).ip(address).ip(ipv4));
-            let mut a = Client::connect(&bed, A, &of(A, "10.0.0.1")).await;
-            let mut b = Client::connect(&bed, B, &of(B, "10.0.0.2")).await;
+            let of = |address: &str, ipv4: &str| bed.fleet.ca.sign_v3(Leaf::new(address).ip(address).ip(ipv4));
+            let mut a = Client::connect(&bed.fleet, A, &of(A, "10.0.0.1")).await;
+            let mut b = Client::connect(&bed.fleet, B, &of(B, "10.0.0.2")).await;
             assert_eq!(session(&bed.status().await, A).ipv4, Some(Ipv4Addr::new(10, 0, 0, 1)));
             let packet = |source: u8, destination: u8| {
                 vec![0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, source, 10, 0, 0, destination]
@@ -362,17 +166,21 @@ fn a_client_that_roams_again_and_again_never_waits() {
 fn two_hosts_on_one_certificate_are_warned_about_and_calmed() {
     story("two_hosts", as_it_is, async |bed| {
         // Each host reconnects whenever it is closed, as the daemon does.
-        let taken_over = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        let identity = bed.identity(A);
+        let taken_over = Arc::new(AtomicUsize::new(0));
+        let identity = bed.fleet.identity(A);
         let bed = Arc::new(bed);
         let hosts: Vec<_> = (0..2)
             .map(|_| {
                 let (bed, identity, taken_over) = (Arc::clone(&bed), identity.clone(), Arc::clone(&taken_over));
                 tokio::spawn(async move {
                     loop {
-                        let mut host = Client::connect(&bed, A, &identity).await;
-                        taken_over.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        while host.next_or_end().await.is_ok() {}
+                        let mut host = Client::shake_hands(&bed.fleet, A, &identity).await;
+                        let request = host.request("fe80::1");
+                        host.send(&request).await;
+                        if host.next_or_end().await.is_ok() {
+                            taken_over.fetch_add(1, Relaxed);
+                            while host.next_or_end().await.is_ok() {}
+                        }
                     }
                 })
             })
@@ -383,7 +191,7 @@ fn two_hosts_on_one_certificate_are_warned_about_and_calmed() {
         // Each exchange costs the 5 s in flight and then 2, 4, 8 ... seconds of waiting.
         let status = bed.until("a host that waits", |status| status.sessions.iter().any(|s| s.phase == "held")).await;
         assert!(status.sessions.iter().any(|session| session.phase == "present"), "the other one has the address");
-        let taken = taken_over.load(std::sync::atomic::Ordering::Relaxed);
+        let taken = taken_over.load(Relaxed);
         assert!(taken <= 5, "{taken} sessions in a row took over");
         hosts.iter().for_each(JoinHandle::abort);
     });
@@ -392,9 +200,9 @@ fn two_hosts_on_one_certificate_are_warned_about_and_calmed() {
 #[test]
 fn a_host_that_waits_gets_the_address_at_once_when_the_other_leaves() {
     story("held_then_free", as_it_is, async |bed| {
-        let identity = bed.identity(A);
-        let mut first = Client::connect(&bed, A, &identity).await;
-        let mut second = Client::connect(&bed, A, &identity).await;
+        let identity = bed.fleet.identity(A);
+        let mut first = Client::connect(&bed.fleet, A, &identity).await;
+        let mut second = Client::connect(&bed.fleet, A, &identity).await;
         // Evidence: it still sends, long after it was superseded.
         let request = first.request("fe80::1");
         while bed.status().await.warnings.is_empty() {
@@ -403,10 +211,11 @@ fn a_host_that_waits_gets_the_address_at_once_when_the_other_leaves() {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let mut third = Client::shake_hands(&bed, A, &identity).await;
+        let mut third = Client::shake_hands(&bed.fleet, A, &identity).await;
         third.send(&request).await;
-        bed.until("it is held", |status| status.sessions.iter().any(|session| session.phase == "held")).await;
-        second.ask_router().await;
+        third.send(&third.request(B)).await;
+        let heard = |session: &SessionStatus| session.phase == "held" && session.drops == drops(&[("no-route", 1)]);
+        bed.until("it is held, and was heard", |status| status.sessions.iter().any(heard)).await;
         second.wire.close();
         drop(second);
         assert!(is_reply_from(&third.next().await, ROUTER), "the answer that it waits for comes late, but it comes");
@@ -467,18 +276,6 @@ fn multicast_crosses_only_when_it_is_wide_and_wanted() {
     }
 }
 
-impl Client {
-    /// All that came before the router's answer is `expected`.
-    async fn ask_router_after(&mut self, expected: Option<&Vec<u8>>) {
-        let request = self.request("fe80::1");
-        self.send(&request).await;
-        if let Some(expected) = expected {
-            assert_eq!(&self.next().await, expected);
-        }
-        assert!(is_reply_from(&self.next().await, ROUTER));
-    }
-}
-
 #[test]
 fn the_uplink_carries_packets_both_ways() {
     story_with_uplink("uplink", as_it_is, async |bed| {
@@ -533,24 +330,20 @@ fn an_enrolled_client_is_let_in_and_an_unknown_one_is_told_why_not() {
         let enrolled = Identity::self_signed_v1(A);
         let file = bed.config.endpoints_dir.join(format!("{A}.pem"));
         std::fs::write(&file, enrolled.public_key_pem()).unwrap();
-        let mut client = Client::connect(&bed, A, &enrolled).await;
+        let mut client = Client::connect(&bed.fleet, A, &enrolled).await;
         client.wire.close();
 
-        let mut unknown = Client::shake_hands(&bed, B, &Identity::self_signed_v1(B)).await;
+        let mut unknown = Client::shake_hands(&bed.fleet, B, &Identity::self_signed_v1(B)).await;
         let refused = unknown.next_or_end().await;
         assert!(
-            matches!(&refused, Err(WireError::Tls(rustls::Error::AlertReceived(alert))) if is_refusal(*alert)),
+            matches!(&refused, Err(WireError::Tls(rustls::Error::AlertReceived(alert))) if is_about_credentials(*alert)),
             "{refused:?}"
         );
         std::fs::remove_file(&file).unwrap();
-        let mut revoked = Client::shake_hands(&bed, A, &enrolled).await;
+        let mut revoked = Client::shake_hands(&bed.fleet, A, &enrolled).await;
         assert!(matches!(revoked.next_or_end().await, Err(WireError::Tls(rustls::Error::AlertReceived(_)))));
         assert_eq!(bed.status().await.totals.handshakes_failed, 2);
     });
-}
-
-fn is_refusal(alert: AlertDescription) -> bool {
-    enftun::tunnel::enf::wire::is_about_credentials(alert)
 }
 
 #[test]
@@ -560,7 +353,7 @@ fn sessions_beyond_the_limit_are_refused() {
         |config| config.max_sessions = 1,
         async |bed| {
             let mut a = bed.client(A).await;
-            let mut b = Client::shake_hands(&bed, B, &bed.identity(B)).await;
+            let mut b = Client::shake_hands(&bed.fleet, B, &bed.fleet.identity(B)).await;
             assert!(matches!(b.next_or_end().await, Err(WireError::Closed)));
             a.ask_router().await;
             let _again = bed.client(A).await;
@@ -595,7 +388,7 @@ fn a_reload_takes_new_certificates_and_keeps_the_old_ones_when_the_new_are_bad()
     story("reload", as_it_is, async |bed| {
         let mut before = bed.client(A).await;
         let not_after = bed.status().await.certificate_not_after;
-        let renew = |leaf: Leaf| bed.ca.sign_v1(leaf).write(bed.dir.path(), "router");
+        let renew = |leaf: Leaf| bed.fleet.ca.sign_v1(leaf).write(bed.fleet.dir.path(), "router");
         renew(Leaf::new("router.example").valid(("20200101000000Z", "20991231235959Z")));
         bed.orders.send(Order::Reload).await.unwrap();
         let status = bed.until("the new one", |status| status.certificate_not_after != not_after).await;
@@ -618,7 +411,7 @@ fn a_second_router_does_not_take_the_control_socket_of_a_living_one() {
         assert!(matches!(serve(&config, Vec::new(), received).await, Err(RouterError::Running(_))));
         bed.status().await;
         // One that was killed leaves a socket that nobody answers on.
-        let left: PathBuf = bed.dir.path().join("left.sock");
+        let left: PathBuf = bed.fleet.dir.path().join("left.sock");
         drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
         assert!(left.exists());
         drop(control::Socket::bind(&left).unwrap());

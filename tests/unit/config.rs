@@ -50,3 +50,442 @@ fn broken_files_get_the_findings_that_stand_beside_them() {
     }
     assert!(different.is_empty(), "{}", different.join("\n"));
 }
+
+/// A configuration directory of its own for one test.
+fn directory(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    dir
+}
+
+const LEAST: &str = "kind = \"enf\"\nremote.hosts = [\"router.example.net\"]\nremote.name = \"router.example.net\"\n";
+
+fn parse(text: &str) -> (Option<Tunnel>, Vec<Finding>) {
+    config::parse_tunnel("enf0", Path::new("tunnels/enf0.toml"), Path::new("/etc/enftun"), text)
+}
+
+/// Parses what must have no findings at all.
+fn sound(text: &str) -> Tunnel {
+    let (tunnel, findings) = parse(text);
+    assert_eq!(texts(&findings), Vec::<String>::new());
+    tunnel.unwrap()
+}
+
+#[test]
+fn a_tunnel_of_three_lines_gets_the_documented_defaults() {
+    let tunnel = sound(LEAST);
+    assert_eq!(tunnel.name, "enf0");
+    assert!(!tunnel.autoconnect);
+    assert_eq!(tunnel.remote.hosts, [Host { host: "router.example.net".into(), port: 443 }]);
+    assert_eq!(tunnel.remote.ca_cert_file, Path::new("/etc/enftun/enf.cacert.pem"));
+    assert_eq!(tunnel.remote.heartbeat_period, Duration::from_secs(300));
+    assert_eq!(tunnel.remote.heartbeat_timeout, Duration::from_secs(10));
+    assert_eq!(tunnel.remote.connect_timeout, Duration::from_secs(15));
+    assert_eq!(tunnel.remote.congestion_control, None);
+    assert_eq!(tunnel.retry, config::Retry::default());
+    let Enf { tun, route, identity } = enf(&tunnel);
+    assert_eq!((tun.dev.as_str(), tun.mtu, tun.set_address, tun.ipv4_address), ("enf0", 1280, true, None));
+    assert_eq!(route.prefixes, ["::/0".parse().unwrap()]);
+    assert!(route.is_default());
+    assert_eq!((route.fwmark, route.fwmark_mask, route.table), (363, 0xffff_ffff, 2097));
+    assert_eq!((route.allow_ipv4, route.lockdown), (false, Lockdown::Boot));
+    assert!(route.trusted_interfaces.is_empty() && route.trusted_groups.is_empty());
+    assert_eq!(identity.cert_file, Path::new("/etc/enftun/enf0/enf0.crt.pem"));
+    assert_eq!(identity.key_file, Path::new("/etc/enftun/enf0/enf0.key.pem"));
+    assert_eq!(identity.ip_file, None);
+}
+
+#[test]
+fn every_key_that_is_written_arrives() {
+    let tunnel = sound(
+        r#"
+        kind = "enf"
+        autoconnect = true
+        [tun]
+        dev = "overlay0"
+        mtu = 1496
+        set_address = false
+        ipv4_address = "10.64.0.7/24"
+        [remote]
+        hosts = ["a.example", "2001:DB8::1", "198.51.100.7:444", "[2001:db8::2]:8443", "[2001:db8::3]", { host = "b.example:1" }]
+        port = 4430
+        ca_cert_file = "ca.pem"
+        name = "2001:db8:0::1"
+        heartbeat_period = "0s"
+        heartbeat_timeout = "250ms"
+        connect_timeout = "1h30m"
+        congestion_control = "bbr"
+        [route]
+        prefixes = ["default", "fd00::/8", "10.0.0.0/8"]
+        allow_ipv4 = true
+        fwmark = 0x10
+        fwmark_mask = 0xf0
+        table = 4294967295
+        lockdown = "session"
+        trusted_groups = []
+        trusted_interfaces = []
+        [identity]
+        cert_file = "/elsewhere/crt.der"
+        key_file = "../key.der"
+        ip_file = "ip"
+        source = ["files"]
+        [retry]
+        first = "500ms"
+        max = "500ms"
+        jitter = 0
+        stable_after = "0s"
+        "#,
+    );
+    assert!(tunnel.autoconnect);
+    let hosts: Vec<String> = tunnel.remote.hosts.iter().map(ToString::to_string).collect();
+    let expected = [
+        "a.example:4430",
+        "[2001:db8::1]:4430",
+        "198.51.100.7:444",
+        "[2001:db8::2]:8443",
+        "[2001:db8::3]:4430",
+        "b.example:1",
+    ];
+    assert_eq!(hosts, expected);
+    assert_eq!(tunnel.remote.ca_cert_file, Path::new("/etc/enftun/ca.pem"));
+    assert_eq!(tunnel.remote.name.as_deref(), Some("2001:db8::1"));
+    assert_eq!(tunnel.remote.heartbeat_period, Duration::ZERO);
+    assert_eq!(tunnel.remote.heartbeat_timeout, Duration::from_millis(250));
+    assert_eq!(tunnel.remote.connect_timeout, Duration::from_secs(5400));
+    assert_eq!(tunnel.remote.congestion_control.as_deref(), Some("bbr"));
+    let Enf { tun, route, identity } = enf(&tunnel);
+    assert_eq!((tun.dev.as_str(), tun.mtu, tun.set_address), ("overlay0", 1496, false));
+    assert_eq!(tun.ipv4_address, Some("10.64.0.7/24".parse().unwrap()));
+    let prefixes: Vec<String> = route.prefixes.iter().map(ToString::to_string).collect();
+    assert_eq!(prefixes, ["::/0", "0.0.0.0/0", "fd00::/8", "10.0.0.0/8"]);
+    assert_eq!((route.fwmark, route.fwmark_mask, route.table), (0x10, 0xf0, u32::MAX));
+    assert_eq!((route.allow_ipv4, route.lockdown), (true, Lockdown::Session));
+    assert_eq!(identity.cert_file, Path::new("/elsewhere/crt.der"));
+    assert_eq!(identity.key_file, Path::new("/etc/enftun/../key.der"));
+    assert_eq!(identity.ip_file.as_deref(), Some(Path::new("/etc/enftun/ip")));
+    let retry = tunnel.retry;
+    assert_eq!((retry.first, retry.max), (Duration::from_millis(500), Duration::from_millis(500)));
+    assert_eq!((retry.jitter, retry.stable_after), (0.0, Duration::ZERO));
+}
+
+#[test]
+fn a_tunnel_without_the_routers_name_is_used_and_warned_about() {
+    let (tunnel, findings) = parse("kind = \"enf\"\nremote.hosts = [\"router.example.net\"]\n");
+    assert_eq!(tunnel.unwrap().remote.name, None);
+    assert_eq!(findings.len(), 1);
+    assert_eq!((findings[0].severity, findings[0].key.as_str()), (Severity::Warning, "remote.name"));
+}
+
+#[test]
+fn host_bits_in_a_prefix_are_masked_and_repetitions_dropped_with_a_warning() {
+    let (tunnel, findings) = parse(&format!("{LEAST}route.prefixes = [\"fd00::1/8\", \"fd00::/8\"]"));
+    assert_eq!(enf(&tunnel.unwrap()).route.prefixes, ["fd00::/8".parse().unwrap()]);
+    assert!(findings.len() == 2 && findings.iter().all(|finding| finding.severity == Severity::Warning));
+}
+
+#[test]
+fn the_shipped_examples_load_without_a_finding_and_can_stand_side_by_side() {
+    let files: Vec<PathBuf> =
+        ["device.toml", "server.toml", "enftun.toml", "router.toml"].map(|name| examples().join(name)).into();
+    assert_eq!(texts(&config::check_files(&files, &examples())), Vec::<String>::new());
+    let (device, _) = config::load_tunnel(&files[0], Path::new("/etc/enftun"));
+    assert_eq!(device.unwrap().name, "device");
+    let (server, _) = config::load_tunnel(&files[1], Path::new("/etc/enftun"));
+    assert_eq!(server.unwrap().remote.hosts[0].port, 8443);
+}
+
+#[test]
+fn what_the_device_example_leaves_out_as_a_comment_is_the_default() {
+    let text = fs::read_to_string(examples().join("device.toml")).unwrap();
+    // A commented key has no space after its sign; the system's own congestion control cannot be written down.
+    let uncommented: String = text
+        .lines()
+        .filter(|line| !line.starts_with("#congestion_control") && !line.starts_with("#ip_file"))
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_owned() + "\n")
+        .collect();
+    assert_ne!(text, uncommented);
+    assert_eq!(sound(&uncommented), sound(&text));
+}
+
+#[test]
+fn the_router_gets_its_defaults_and_paths_from_its_own_directory() {
+    let dir = directory(&[("router.toml", b""), ("full.toml", &fs::read(examples().join("router.toml")).unwrap())]);
+    let (router, findings) = config::load_router(&dir.path().join("router.toml"));
+    assert_eq!(texts(&findings), Vec::<String>::new());
+    let router = router.unwrap();
+    assert_eq!(router.listen, ["[::]:443".parse().unwrap()]);
+    assert_eq!(router.cert_file, dir.path().join("router.crt.pem"));
+    assert_eq!(router.key_file, dir.path().join("router.key.pem"));
+    assert_eq!(router.client_ca_file, None);
+    assert_eq!(router.endpoints_dir, Path::new("/var/lib/enftun-router/endpoints"));
+    assert_eq!(router.control_socket, Path::new("/run/enftun-router/control.sock"));
+    assert_eq!((router.max_sessions, router.allow_ipv4, router.tun.is_none()), (65536, false, true));
+    assert_eq!((router.between_clients, router.multicast), (true, false));
+
+    let full = config::load_router(&dir.path().join("full.toml")).0.unwrap();
+    assert_eq!(full.client_ca_file, Some(dir.path().join("clients.ca.pem")));
+    let tun = full.tun.unwrap();
+    assert_eq!((tun.dev.as_str(), tun.mtu), ("enfr0", 1280));
+    assert_eq!(tun.addresses, ["fd00:8f80::1/64".parse().unwrap()]);
+}
+
+#[test]
+fn a_directory_loads_what_is_sound_and_names_what_is_broken() {
+    let second = LEAST.to_owned() + "route = { prefixes = [\"fd00::/8\"], fwmark = 364, table = 2098 }\n";
+    let clash = LEAST.to_owned() + "route = { prefixes = [\"fd01::/16\"], fwmark = 365, table = 2098 }\n";
+    let dir = directory(&[
+        ("enftun.toml", b"[daemon]\nlog_level = \"debug\"\n[groups.lan]\nnumber = 364\ninterfaces = [\"eth1\"]\n"),
+        ("tunnels/a.toml", LEAST.as_bytes()),
+        ("tunnels/b.toml", second.as_bytes()),
+        ("tunnels/c.toml", clash.as_bytes()),
+        ("tunnels/d.toml", b"kind = \n"),
+        ("tunnels/.#a.toml", b"an editor's leftover"),
+        ("tunnels/a.toml~", b"another"),
+    ]);
+    let loaded = config::load(dir.path());
+    assert_eq!(loaded.config.daemon.log_level, log::LevelFilter::Debug);
+    assert_eq!(loaded.config.groups["lan"].interfaces, ["eth1"]);
+    assert_eq!(loaded.config.tunnels.keys().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(loaded.broken, BTreeSet::from(["c".to_owned(), "d".to_owned()]));
+    assert!(loaded.has_errors());
+    let places: Vec<_> =
+        loaded.findings.iter().map(|f| (f.file.file_name().unwrap(), f.key.as_str(), f.line)).collect();
+    assert_eq!(places, [("c.toml".as_ref(), "route.table", 4), ("d.toml".as_ref(), "", 1)]);
+    let tunnel = &loaded.config.tunnels["a"];
+    assert_eq!(enf(tunnel).identity.cert_file, dir.path().join("a/a.crt.pem"));
+}
+
+#[test]
+fn a_directory_that_is_not_there_is_an_empty_configuration() {
+    let loaded = config::load(Path::new("/nonexistent/enftun"));
+    assert_eq!(texts(&loaded.findings), Vec::<String>::new());
+    assert_eq!(loaded.config, config::Config::default());
+}
+
+#[test]
+fn a_broken_daemon_file_gives_no_group_to_trust() {
+    let dir = directory(&[("enftun.toml", b"[groups.lan]\nnumber = 364\n[groups.all]\nnumber = 0\n")]);
+    let loaded = config::load(dir.path());
+    assert!(loaded.has_errors() && loaded.config.groups.is_empty());
+}
+
+#[test]
+fn files_that_are_no_text_are_findings_and_break_only_their_own_tunnel() {
+    let large = vec![b'#'; (1 << 20) + 1];
+    let dir = directory(&[
+        ("tunnels/sound.toml", LEAST.as_bytes()),
+        ("tunnels/bytes.toml", b"kind = \"enf\"\n# caf\xc3\xa9 \xe9\n"),
+        ("tunnels/large.toml", &large),
+        ("tunnels/folder.toml/file", b""),
+    ]);
+    std::os::unix::fs::symlink("nowhere", dir.path().join("tunnels/dangling.toml")).unwrap();
+    std::os::unix::fs::symlink("/dev/null", dir.path().join("tunnels/device.toml")).unwrap();
+    let loaded = config::load(dir.path());
+    assert_eq!(loaded.config.tunnels.keys().collect::<Vec<_>>(), ["sound"]);
+    let expected = ["bytes", "dangling", "device", "folder", "large"].map(str::to_owned);
+    assert_eq!(loaded.broken, BTreeSet::from(expected));
+    let dir = format!("{}/tunnels/", dir.path().display());
+    let said: Vec<String> = texts(&loaded.findings).iter().map(|text| text.replace(&dir, "")).collect();
+    assert_eq!(
+        said,
+        [
+            "bytes.toml:2:8: error: is not UTF-8 text: byte 0xe9",
+            "dangling.toml:1:1: error: cannot be read: No such file or directory (os error 2)",
+            "device.toml:1:1: error: is not a regular file",
+            "folder.toml:1:1: error: is a directory, and a file belongs here",
+            "large.toml:1:1: error: is larger than 1 MiB; no configuration is",
+        ]
+    );
+}
+
+#[test]
+fn files_given_to_check_are_told_apart_by_name_and_content() {
+    let dir = directory(&[
+        ("enftun.toml", b"[groups.lan]\nnumber = \"1\"\n"),
+        ("router.toml", b"max_sessions = 0\n"),
+        ("my-router.toml", b"listen = []\nmtu = 1\n"),
+        ("enf0.toml", b"kind = \"enf\"\nlistn = []\n"),
+    ]);
+    let files =
+        ["enf0.toml", "my-router.toml", "enftun.toml", "router.toml", "absent.toml"].map(|name| dir.path().join(name));
+    let findings = config::check_files(&files, dir.path());
+    let keys: Vec<_> =
+        findings.iter().map(|f| (f.file.file_name().unwrap().to_str().unwrap(), f.key.as_str())).collect();
+    assert_eq!(
+        keys,
+        [
+            ("enf0.toml", "remote.hosts"),
+            ("enf0.toml", "remote.name"),
+            ("enf0.toml", "listn"),
+            ("my-router.toml", "mtu"),
+            ("enftun.toml", "groups.lan.number"),
+            ("router.toml", "max_sessions"),
+            ("absent.toml", ""),
+        ]
+    );
+}
+
+#[test]
+fn a_group_that_nobody_defined_is_an_error_with_a_suggestion() {
+    let tunnel = LEAST.to_owned() + "route.trusted_groups = [\"lab\"]\n";
+    let dir = directory(&[("enftun.toml", b"[groups.lan]\nnumber = 364\n"), ("tunnels/enf0.toml", tunnel.as_bytes())]);
+    let loaded = config::load(dir.path());
+    let finding = loaded.findings.iter().find(|finding| finding.text.contains("no group")).unwrap();
+    assert_eq!((finding.key.as_str(), finding.line, finding.column), ("route.trusted_groups", 4, 25));
+    assert_eq!(finding.help.as_deref(), Some("did you mean `lan`?"));
+}
+
+#[test]
+fn the_json_form_is_the_documented_one() {
+    let (_, findings) = parse(&format!("{LEAST}tun.mtuu = 1280\n"));
+    let expected = serde_json::json!({ "version": 1, "findings": [{
+        "severity": "error", "file": "tunnels/enf0.toml", "key": "tun.mtuu", "line": 4, "column": 5,
+        "text": "unknown key", "help": "did you mean `mtu`?",
+    }]});
+    assert_eq!(config::findings_json(&findings), expected);
+    assert_eq!(findings[0].one_line(), "tunnels/enf0.toml:4:5: error: tun.mtuu: unknown key (did you mean `mtu`?)");
+}
+
+#[test]
+fn a_file_of_nothing_but_mistakes_is_answered_briefly() {
+    let text: String = (0..60_000).map(|number| format!("k{number} = 1\n")).collect();
+    let (tunnel, findings) = parse(&text);
+    assert!(tunnel.is_none());
+    assert_eq!(findings.len(), 201);
+    // 60,000 keys, and the kind, hosts and name that are missing, less the 200 that are told.
+    assert_eq!(findings[200].text, "and 59803 more findings, which are not shown");
+}
+
+/// Every file there is to break, sound or not.
+fn seeds() -> Vec<String> {
+    let mut seeds = Vec::new();
+    let mut dirs = vec![examples(), fixtures()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            match path.extension() {
+                _ if path.is_dir() => dirs.push(path),
+                Some(extension) if extension == "toml" => seeds.push(fs::read_to_string(path).unwrap()),
+                _ => {}
+            }
+        }
+    }
+    seeds.sort();
+    seeds
+}
+
+/// What people and editors put where it does not belong.
+const SHARDS: [&str; 32] = [
+    "\n",
+    "\r\n",
+    "\r",
+    "\t",
+    "\0",
+    "\u{7f}",
+    "[",
+    "]",
+    "[[",
+    "]]",
+    "{",
+    "}",
+    "=",
+    ",",
+    ".",
+    "\"",
+    "'",
+    "\"\"\"",
+    "#",
+    "日",
+    "🦀",
+    "\u{feff}",
+    "\u{301}",
+    "-1",
+    "0x",
+    "1e999",
+    "nan",
+    "true",
+    "\\",
+    "[tun]\n",
+    "[remote]\n",
+    "route.table = 2097\n",
+];
+
+#[derive(Clone, Debug)]
+enum Edit {
+    Insert(prop::sample::Index, prop::sample::Index),
+    Cut(prop::sample::Index, usize),
+    Swap(prop::sample::Index, prop::sample::Index),
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        any::<(prop::sample::Index, prop::sample::Index)>().prop_map(|(at, what)| Edit::Insert(at, what)),
+        (any::<prop::sample::Index>(), 1..30_usize).prop_map(|(at, count)| Edit::Cut(at, count)),
+        any::<(prop::sample::Index, prop::sample::Index)>().prop_map(|(one, other)| Edit::Swap(one, other)),
+    ]
+}
+
+fn broken(seed: &str, edits: &[Edit]) -> String {
+    let mut text: Vec<char> = seed.chars().collect();
+    for edit in edits {
+        match edit {
+            Edit::Insert(at, what) => {
+                let at = at.index(text.len() + 1);
+                text.splice(at..at, what.get(&SHARDS).chars());
+            }
+            Edit::Cut(at, count) if !text.is_empty() => {
+                let at = at.index(text.len());
+                text.drain(at..text.len().min(at + count));
+            }
+            Edit::Swap(one, other) if !text.is_empty() => {
+                let length = text.len();
+                text.swap(one.index(length), other.index(length));
+            }
+            Edit::Cut(..) | Edit::Swap(..) => {}
+        }
+    }
+    text.into_iter().collect()
+}
+
+/// `usable` and the findings agree, and each finding points into `text` and can be shown.
+fn judged(text: &str, usable: bool, findings: &[Finding]) -> Result<(), TestCaseError> {
+    let errors = findings.iter().any(|finding| finding.severity == Severity::Error);
+    prop_assert_eq!(usable, !errors, "a file is usable exactly when it has no error");
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let lines: Vec<&str> = text.split('\n').collect();
+    for finding in findings {
+        let line = lines.get(usize::try_from(finding.line).unwrap().wrapping_sub(1));
+        prop_assert!(line.is_some(), "{}", finding.one_line());
+        let columns = line.unwrap().chars().count() + 1;
+        prop_assert!((1..=columns).contains(&(finding.column as usize)), "{}", finding.one_line());
+        let shown = finding.to_string();
+        prop_assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
+        prop_assert!(!finding.one_line().contains('\n'));
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #[test]
+    fn no_text_makes_a_reader_panic_or_point_outside_it(
+        seed in prop::sample::select(seeds()),
+        edits in prop::collection::vec(edit(), 0..6),
+    ) {
+        let text = broken(&seed, &edits);
+        let (tunnel, findings) = parse(&text);
+        judged(&text, tunnel.is_some(), &findings)?;
+        let (router, findings) = config::parse_router(Path::new("/etc/enftun/router.toml"), &text);
+        judged(&text, router.is_some(), &findings)?;
+        let (daemon, findings) = config::parse_daemon(Path::new("/etc/enftun/enftun.toml"), &text);
+        judged(&text, daemon.is_some(), &findings)?;
+        // The strictest reader of TOML is the judge of whether it is TOML at all.
+        if toml::from_str::<toml::Table>(&text).is_err() {
+            prop_assert!(tunnel.is_none() && router.is_none() && daemon.is_none());
+        }
+    }
+}

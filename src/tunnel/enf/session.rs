@@ -243,8 +243,8 @@ impl Pump {
 
     /// Does what can be done without waiting.
     fn turn(&mut self) -> Result<(), Stop> {
-        self.from_wire()?;
-        self.from_tun()?;
+        self.take_from_wire()?;
+        self.take_from_tun()?;
         match self.clock.poll(self.now()) {
             Beat::Dead => return Err(Stop::Silent),
             Beat::Send => {
@@ -255,7 +255,7 @@ impl Pump {
         self.wire.flush().map_err(Stop::Wire)
     }
 
-    fn from_wire(&mut self) -> Result<(), Stop> {
+    fn take_from_wire(&mut self) -> Result<(), Stop> {
         let (filter, tun, counters) = (&self.filter, &self.tun, &self.counters);
         let (clock, ready, now) = (&mut self.clock, &mut self.ready, self.started.elapsed());
         let mut lost = None;
@@ -285,7 +285,7 @@ impl Pump {
         }
     }
 
-    fn from_tun(&mut self) -> Result<(), Stop> {
+    fn take_from_tun(&mut self) -> Result<(), Stop> {
         let mut packet = [0; READ];
         for _ in 0..BATCH {
             if !self.wire.room() {

@@ -1,0 +1,57 @@
+//! `enftunctl plan NAME`: what the kernel must hold for a tunnel in a state, as commands a person can read and run.
+//! It changes nothing and asks nobody.
+
+use super::args::Plan;
+use super::{CliError, load_tunnel, output};
+use crate::config::{self, Kind, Lockdown, Tunnel};
+use crate::identity;
+use crate::paths::Paths;
+use crate::plan::{self, Observed};
+use crate::state::{Phase, Wanted};
+use ipnet::{IpNet, Ipv6Net};
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Document<'a> {
+    tunnel: &'a str,
+    state: &'static str,
+    commands: Vec<String>,
+}
+
+pub fn run(args: Plan) -> Result<(), CliError> {
+    let paths = Paths { config: args.config_dir.path, ..Paths::default() };
+    let tunnel = load_tunnel(&args.name, &paths)?;
+    let own = own_addresses(&tunnel);
+    let plan = plan::build(&tunnel, &wanted(&tunnel, args.state, own.clone()), &own);
+    if args.json {
+        let commands = plan::diff(&plan, &Observed::default()).iter().map(ToString::to_string).collect();
+        return output::json(&Document { tunnel: &tunnel.name, state: args.state.as_str(), commands });
+    }
+    output::line(&format!("# tunnel {}, {}", tunnel.name, args.state))?;
+    if plan.link.is_some() && own.is_empty() {
+        output::line("# the own address, which the certificate names, is left out: the certificate cannot be read")?;
+    }
+    if plan == plan.scope.empty() {
+        output::line("# nothing: all traffic goes as without the tunnel")?;
+    }
+    plan.to_string().lines().try_for_each(output::line)
+}
+
+/// What the kernel holds in a state; `disconnected` is what is left after the user's disconnect.
+fn wanted(tunnel: &Tunnel, state: Phase, own: Vec<IpNet>) -> Wanted {
+    let config::Kind::Enf(enf) = &tunnel.kind;
+    match state {
+        Phase::Disconnected | Phase::Disconnecting if enf.route.lockdown == Lockdown::Boot => Wanted::Blocked,
+        Phase::Disconnected | Phase::Disconnecting => Wanted::Open,
+        Phase::Connecting | Phase::Reconnecting | Phase::Error => Wanted::Connecting,
+        Phase::Connected => Wanted::Connected(own),
+    }
+}
+
+/// What the certificate names; nothing when it cannot be read.
+fn own_addresses(tunnel: &Tunnel) -> Vec<IpNet> {
+    let Kind::Enf(enf) = &tunnel.kind;
+    let chain = identity::certificates(&enf.identity.cert_file).unwrap_or_default();
+    let own = chain.first().and_then(identity::address_of).map(|own| Ipv6Net::from(own).into());
+    own.into_iter().chain(enf.tun.ipv4_address.filter(|_| enf.route.allow_ipv4).map(IpNet::from)).collect()
+}

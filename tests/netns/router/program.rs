@@ -1,0 +1,184 @@
+//! `enftun-router` itself: command line, configuration file, signals, service manager.
+
+use super::bed::{A, Client, Fleet, LISTEN, PATIENCE};
+use crate::common::netns::{Running, block_on, in_netns};
+use crate::common::wait_for;
+use enftun::router::status::Status;
+use enftun::tunnel::enf::wire::WireError;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Output, Stdio};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_enftun-router");
+
+pub struct Program {
+    pub fleet: Fleet,
+    pub config: PathBuf,
+}
+
+impl Program {
+    /// `listen` is the value in the configuration file.
+    pub fn new(listen: &str) -> Self {
+        let fleet = Fleet::new();
+        let config = fleet.dir.path().join("router.toml");
+        let text = format!(
+            "listen = {listen}\nclient_ca_file = \"ca.pem\"\nendpoints_dir = \"endpoints\"\ncontrol_socket = \"control.sock\"\nmax_sessions = 10000\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        Self { fleet, config }
+    }
+
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.arg("--config").arg(&self.config);
+        command
+    }
+
+    pub fn start(&self) -> Running {
+        let running = Running(self.command().stdin(Stdio::null()).spawn().unwrap());
+        self.wait_until_it_answers();
+        running
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command().args(arguments).output().unwrap()
+    }
+
+    fn wait_until_it_answers(&self) {
+        wait_for("the router answers", || self.run(&["status"]).status.success());
+    }
+
+    pub fn status(&self) -> Status {
+        let output = self.run(&["status", "--json"]);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+fn signal(program: &Running, signal: Signal) {
+    kill(Pid::from_raw(program.0.id().try_into().unwrap()), signal).unwrap();
+}
+
+fn wait_for_the_end(mut program: Running) -> ExitStatus {
+    let mut status = None;
+    wait_for("the router ends", || {
+        status = program.0.try_wait().unwrap();
+        status.is_some()
+    });
+    status.unwrap()
+}
+
+#[test]
+fn status_shows_the_sessions_to_people_and_programs() {
+    in_netns("status", || {
+        let program = Program::new(&format!("[{LISTEN:?}]"));
+        let nobody = program.run(&["status"]);
+        assert_eq!(nobody.status.code(), Some(3), "no router answers: {nobody:?}");
+        let _running = program.start();
+        block_on(async {
+            let _client = program.fleet.client(A).await;
+            let status = program.status();
+            assert_eq!(status.listeners, [LISTEN.parse().unwrap()]);
+            assert_eq!((status.sessions.len(), status.sessions[0].address), (1, A.parse().unwrap()));
+            let text = String::from_utf8(program.run(&["status"]).stdout).unwrap();
+            let line = text.lines().find(|line| line.contains(A)).unwrap_or_else(|| panic!("{text}"));
+            assert!(line.contains("present") && line.contains("TLSv1.3") && line.contains("[::1]:"), "{text}");
+        });
+    });
+}
+
+#[test]
+fn sigterm_ends_it_gracefully_and_sighup_reads_the_certificate_again() {
+    in_netns("signals", || {
+        let program = Program::new(&format!("[{LISTEN:?}]"));
+        let running = program.start();
+        block_on(async {
+            let mut client: Client = program.fleet.client(A).await;
+            let before = program.status().certificate_not_after;
+            let renewed =
+                crate::common::certs::Leaf::new("router.example").valid(("20200101000000Z", "20991231235959Z"));
+            program.fleet.ca.sign_v1(renewed).write(program.fleet.dir.path(), "router");
+            signal(&running, Signal::SIGHUP);
+            wait_for("the new certificate", || program.status().certificate_not_after != before);
+            client.ask_router().await;
+            signal(&running, Signal::SIGTERM);
+            assert!(matches!(client.next_or_end().await, Err(WireError::Closed)));
+            drop(client);
+            assert_eq!(wait_for_the_end(running).code(), Some(0));
+            assert!(!program.fleet.dir.path().join("control.sock").exists());
+        });
+    });
+}
+
+#[test]
+fn sockets_of_the_service_manager_are_used_and_it_is_told_when_the_router_is_ready() {
+    in_netns("socket_activation", || {
+        // The same address as in the configuration: the passed socket serves it.
+        let program = Program::new(&format!("[{LISTEN:?}]"));
+        let listener = TcpListener::bind(LISTEN).unwrap();
+        let manager = UnixDatagram::bind(program.fleet.dir.path().join("notify")).unwrap();
+        manager.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut command = Command::new("sh");
+        command
+            .args(["-ec", "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"", "sh", PROGRAM, "--config"])
+            .arg(&program.config)
+            .env("NOTIFY_SOCKET", program.fleet.dir.path().join("notify"))
+            .stdin(Stdio::from(OwnedFd::from(listener)));
+        let running = Running(command.spawn().unwrap());
+        let told = || {
+            let mut message = [0; 64];
+            let length = manager.recv(&mut message).unwrap();
+            String::from_utf8(message[..length].to_vec()).unwrap()
+        };
+        assert_eq!(told().trim_end(), "READY=1");
+        block_on(async { drop(program.fleet.client(A).await) });
+        signal(&running, Signal::SIGTERM);
+        assert_eq!(told().trim_end(), "STOPPING=1");
+        assert_eq!(wait_for_the_end(running).code(), Some(0));
+    });
+}
+
+#[test]
+fn what_keeps_it_from_starting_is_said_in_one_line() {
+    in_netns("start_errors", || {
+        let program = Program::new(&format!("[{LISTEN:?}]"));
+        let _taken = TcpListener::bind(LISTEN).unwrap();
+        let output = program.run(&["serve"]);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("[::1]:4433") && text.contains("another program listens there"), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+
+        std::fs::write(&program.config, "listn = []").unwrap();
+        let output = program.run(&["serve"]);
+        assert_eq!(output.status.code(), Some(78));
+        assert!(String::from_utf8(output.stderr).unwrap().contains("listn"));
+    });
+}
+
+#[test]
+fn running_out_of_descriptors_is_survived() {
+    in_netns("descriptors", || {
+        let program = Program::new(&format!("[{LISTEN:?}]"));
+        let mut command = Command::new("sh");
+        command.args(["-ec", "ulimit -n 24; exec \"$@\"", "sh", PROGRAM, "--config"]).arg(&program.config);
+        let mut running = Running(command.stderr(Stdio::piped()).spawn().unwrap());
+        program.wait_until_it_answers();
+        let connections: Vec<_> = (0..40).map(|_| std::net::TcpStream::connect(LISTEN).unwrap()).collect();
+        let mut log = running.0.stderr.take().unwrap();
+        let (mut text, mut piece) = (String::new(), [0; 1024]);
+        while !text.contains("cannot accept a connection") {
+            let length = log.read(&mut piece).unwrap();
+            assert!(length > 0, "{text}");
+            text.push_str(&String::from_utf8_lossy(&piece[..length]));
+        }
+        // Nobody needs to read on: the line is rate-limited.
+        drop(connections);
+        block_on(async { program.fleet.client(A).await.ask_router().await });
+    });
+}
