@@ -98,8 +98,10 @@ make_user() {
 # Every user may open /dev/net/tun where udev runs. Where it does not, these namespaces get a device node of their own.
 make_tun_device() {
     [ -c /dev/net/tun ] || fail "there is no /dev/net/tun: load the driver (modprobe tun)"
-    [ "$(id -u)" -eq 0 ] && [ "$daemon_uid" -ne 0 ] || return 0
-    if ! setpriv --reuid "$daemon_uid" --clear-groups sh -c 'test -r /dev/net/tun -a -w /dev/net/tun'; then
+    if [ "$daemon_uid" -eq 0 ]; then
+        [ -r /dev/net/tun ] && [ -w /dev/net/tun ] ||
+            fail "you may not open /dev/net/tun here: run the demo as root, or have root do chmod 666 /dev/net/tun"
+    elif ! setpriv --reuid "$daemon_uid" --clear-groups sh -c 'test -r /dev/net/tun -a -w /dev/net/tun'; then
         mknod -m 666 "$work/tun" c 10 200
         mount --bind "$work/tun" /dev/net/tun
     fi
