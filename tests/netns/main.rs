@@ -5,6 +5,7 @@
 mod common;
 
 mod daemon;
+mod interop;
 mod kernel;
 mod router;
 mod session;

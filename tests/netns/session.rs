@@ -4,7 +4,7 @@
 use crate::common::certs::{Ca, Identity, Leaf};
 use crate::common::client::Tunnel;
 use crate::common::fake_router::{FakeRouter, Manners, client_address, server};
-use crate::common::netns::{in_netns_with_tun, ip, state_of_host};
+use crate::common::netns::{Netns, in_netns_with_tun, ip, state_of_host, veth};
 use crate::common::wait_for;
 use enftun::tunnel::enf::packet::{ROUTER, icmpv6_echo};
 use rustls::version::{TLS12, TLS13};
@@ -331,6 +331,21 @@ fn nobody_there_and_no_network_are_told_apart() {
             let change = Tunnel::new(host, &world.ca, &world.client).run().until("reconnecting");
             assert_eq!(change.reason, reason, "{change:#?}");
         }
+    });
+}
+
+#[test]
+fn a_remote_that_answers_nothing_at_all_is_given_up_in_time() {
+    in_netns_with_tun("a_remote_that_answers_nothing_at_all_is_given_up_in_time", || {
+        let world = World::v3();
+        let far = Netns::new();
+        veth(&Netns::here(), "lan0", &far, "wan0");
+        ip("addr add 192.0.2.1/24 dev lan0");
+        // It has the address, so that packets arrive, and throws them away.
+        far.exec("ip addr add 192.0.2.2/24 dev wan0; nft 'table ip t { chain i { type filter hook input priority 0; tcp dport 443 drop; }; }'");
+        let change = Tunnel::new("192.0.2.2:443", &world.ca, &world.client).run().until("reconnecting");
+        assert_eq!(change.reason, "timeout", "{change:#?}");
+        assert!(change.error.contains("192.0.2.2:443 did not accept a connection within 2s"), "{change:#?}");
     });
 }
 
