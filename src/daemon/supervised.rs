@@ -1,5 +1,6 @@
 //! One tunnel as the daemon holds it: its configuration, its state, its session, and how it looks from outside.
 
+use super::repairs::Repairs;
 use super::snapshot::TunnelSnapshot;
 use crate::config::{self, Kind};
 use crate::plan::{self, Plan};
@@ -21,6 +22,7 @@ pub(super) struct Supervised {
     pub ifindex: Option<u32>,
     /// What of ours the kernel holds, as far as we know.
     pub in_force: Wanted,
+    pub repairs: Repairs,
 }
 
 impl Supervised {
@@ -34,6 +36,7 @@ impl Supervised {
             since: SystemTime::now(),
             ifindex: None,
             in_force: Wanted::Open,
+            repairs: Repairs::default(),
         }
     }
 
@@ -88,8 +91,8 @@ impl Supervised {
         }
     }
 
-    /// How long until the state machine wants to be woken, seen from `now`.
+    /// How long until the state machine wants to be woken, or there are repairs to tell, seen from `now`.
     pub fn sleep(&self, now: Moment) -> Option<Duration> {
-        self.due.map(|due| due.saturating_sub(now))
+        self.due.into_iter().chain(self.repairs.due()).min().map(|due| due.saturating_sub(now))
     }
 }
