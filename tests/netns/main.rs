@@ -5,6 +5,7 @@
 mod common;
 
 mod daemon;
+mod healing;
 mod kernel;
 mod router;
 mod session;
