@@ -2,8 +2,8 @@
 //! It never waits for a far end: sessions live in tasks of their own and report. Packets never pass through it.
 
 pub mod command;
+mod healing;
 pub mod program;
-mod repairs;
 pub mod snapshot;
 mod supervised;
 pub mod targets;
@@ -13,7 +13,7 @@ pub use snapshot::{Snapshot, Transition, TunnelSnapshot};
 
 use crate::config::{self, Config, Kind, Loaded};
 use crate::error::{Class, chain};
-use crate::kernel::{Kernel, KernelError, Watch};
+use crate::kernel::{Kernel, Watch};
 use crate::paths::Paths;
 use crate::plan::Scope;
 use crate::state::{Effect, Ended, Event, Failure, Moment, Phase, Reason, SessionId, Target, Tick, Wanted};
@@ -189,9 +189,7 @@ impl Daemon {
 
     async fn wake(&mut self) {
         let now = self.now();
-        for (name, tunnel) in &mut self.tunnels {
-            tell(name, tunnel.repairs.told(now));
-        }
+        self.tell_counts(now);
         for name in self.names() {
             if self.tunnels.get(&name).and_then(|tunnel| tunnel.due).is_some_and(|due| due <= now) {
                 self.feed(&name, Event::Timer).await;
@@ -226,6 +224,7 @@ impl Daemon {
                     let failure = Failure::new(Reason::LinkLost, Class::Transient, text);
                     return Some(Event::Ended(id, Ended { failure, unheard: false }));
                 };
+                tunnel.session_on = tunnel.ifindex;
                 tunnel.session = Some(session::start(Spec {
                     tunnel: tunnel.config.clone(),
                     tun,
@@ -270,67 +269,6 @@ impl Daemon {
             }
             Err(error) => Event::ApplyFailed(Failure::from(&error)),
         }
-    }
-
-    /// Something changed in the kernel: whatever of ours is not as it shall be is put back.
-    async fn heal(&mut self) {
-        let mut ours = false;
-        for name in self.names() {
-            if self.tunnels.get(&name).is_some_and(|tunnel| tunnel.in_force != Wanted::Open) {
-                ours = true;
-                self.heal_one(&name).await;
-            }
-        }
-        if ours {
-            self.miss_rules().await;
-        }
-    }
-
-    async fn heal_one(&mut self, name: &str) {
-        let now = self.now();
-        let Some(tunnel) = self.tunnels.get_mut(name) else { return };
-        let (wanted, plan) = (tunnel.wanted(), tunnel.plan());
-        let applied = match self.kernel.apply(&plan).await {
-            Ok(applied) => applied,
-            Err(error) => return self.not_healed(name, &error).await,
-        };
-        let moved = tunnel.ifindex != applied.ifindex;
-        (tunnel.in_force, tunnel.ifindex) = (wanted, applied.ifindex);
-        if !applied.changes.is_empty() {
-            tell(name, tunnel.repairs.note(applied.changes.join("; "), now));
-        }
-        if !moved {
-            return;
-        }
-        // A session that did not notice, because its device was given another name or went to another namespace, carries
-        // nothing any more.
-        let (id, session) = (tunnel.state.session(), tunnel.session.take());
-        if let (Some(id), Some(session)) = (id, session) {
-            session.stop().await;
-            let text = format!("the device {} was taken away; it is made again", plan.scope.dev);
-            let failure = Failure::new(Reason::LinkLost, Class::Transient, text);
-            self.feed(name, Event::Ended(id, Ended { failure, unheard: false })).await;
-        }
-        self.publish();
-    }
-
-    /// Says it once; a timer of the state machine tries again, and so does the next notice.
-    async fn not_healed(&mut self, name: &str, error: &KernelError) {
-        let Some(tunnel) = self.tunnels.get(name) else { return };
-        if (tunnel.state.phase, tunnel.state.reason) == (Phase::Error, Reason::RouteFailed) {
-            log::debug!(ENFTUN_TUNNEL = name; "{}", chain(error));
-        } else {
-            self.feed(name, Event::ApplyFailed(Failure::from(error))).await;
-        }
-    }
-
-    /// Reports rules that are not ours and without which the host reaches nothing.
-    async fn miss_rules(&mut self) {
-        let Ok(lost) = self.kernel.lost_rules().await else { return };
-        for command in lost.iter().filter(|command| !self.lost_rules.contains(command)) {
-            log::warn!("somebody deleted a rule of the host's own; it is not put back: `{command}` does that");
-        }
-        self.lost_rules = lost;
     }
 
     /// Reads the configuration again. With errors nothing changes; otherwise what changed is applied: a tunnel whose
@@ -455,13 +393,6 @@ impl Daemon {
                 transitions: self.transitions,
             });
         });
-    }
-}
-
-/// Tells what was put back.
-fn tell(name: &str, repair: Option<String>) {
-    if let Some(repair) = repair {
-        log::warn!(ENFTUN_TUNNEL = name; "somebody else changed what belongs to {name}; put back: {repair}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! One tunnel as the daemon holds it: its configuration, its state, its session, and how it looks from outside.
 
-use super::repairs::Repairs;
+use super::healing::Repairs;
 use super::snapshot::TunnelSnapshot;
 use crate::config::{self, Kind};
 use crate::plan::{self, Plan};
@@ -15,6 +15,8 @@ pub(super) struct Supervised {
     pub config: Arc<config::Tunnel>,
     pub state: state::Tunnel,
     pub session: Option<Session>,
+    /// The device that the session reads and writes.
+    pub session_on: Option<u32>,
     pub counters: Arc<Counters>,
     /// When the state machine wants to be woken.
     pub due: Option<Moment>,
@@ -31,6 +33,7 @@ impl Supervised {
             config: Arc::new(config),
             state: state::Tunnel::default(),
             session: None,
+            session_on: None,
             counters: Arc::default(),
             due: None,
             since: SystemTime::now(),

@@ -7,6 +7,8 @@ use crate::common::fake_router::{FakeRouter, Manners, server};
 use crate::common::netns::{Netns, block_on, in_netns_with_tun, ip, sh, state_of_host, try_ip, veth};
 use crate::common::wait_for;
 use enftun::kernel::Watch;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
@@ -44,6 +46,10 @@ impl World {
 
     fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    fn signal(&self, signal: Signal) {
+        nix::sys::signal::kill(Pid::from_raw(self.run.child.id() as i32), signal).unwrap();
     }
 
     /// After this command all is as it was before, and the log names what was put back.
@@ -167,11 +173,13 @@ fn what_cannot_be_put_back_is_an_error_and_the_rest_goes_on_healing() {
     in_netns_with_tun("what_cannot_be_put_back_is_an_error_and_the_rest_goes_on_healing", || {
         let mut world = World::connected(EVERYTHING);
         let before = rules();
-        // A link of our name that is not ours; we may be faster once.
-        sh("ip link del enf0; until ip link add enf0 type dummy 2> /dev/null; do ip link del enf0; done");
+        // A link of our name that is not ours, before we can make the device again.
+        world.signal(Signal::SIGSTOP);
+        sh("ip link del enf0; ip link add enf0 type veth peer name other");
+        world.signal(Signal::SIGCONT);
         let change = world.run.until("error");
         assert_eq!(change.reason, "route-failed", "{change:#?}");
-        assert!(change.error.contains("not a TUN device (dummy)"), "{change:#?}");
+        assert!(change.error.contains("not a TUN device (veth)"), "{change:#?}");
         assert_eq!(rules(), before);
         for preference in ["557", "201"] {
             ip(&format!("-6 rule del pref {preference}"));
@@ -406,6 +414,7 @@ fn is_due(watch: &mut Watch) -> bool {
 fn a_burst_is_told_once_and_an_endless_one_at_a_pace() {
     in_netns_with_tun("a_burst_is_told_once_and_an_endless_one_at_a_pace", || {
         block_on(async {
+            wait_for("what the kernel makes for lo by itself", || ip("-6 route show table local").contains("::1"));
             let mut watch = Watch::new().unwrap();
             assert!(!is_due(&mut watch), "nothing has happened");
             sh("for n in $(seq 50); do echo rule add pref $n lookup 77; done | ip -6 -batch -");
