@@ -302,13 +302,14 @@ fn nothing_leaves_by_the_lan_while_the_device_goes_and_comes() {
                 }
                 sent
             });
+            let ending = Ending(&stop);
             for _ in 0..5 {
                 world.heals("ip link set enf0 down", "ip link set dev enf0 up");
                 ip("link delete enf0");
                 world.run.until("reconnecting");
                 world.run.until("connected");
             }
-            stop.store(true, Ordering::Relaxed);
+            drop(ending);
             assert!(flood.join().unwrap() > 1000);
         });
         assert!(!arrived(), "a probe left by the LAN");
@@ -333,8 +334,16 @@ fn processor_time(pid: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-/// Somebody deletes a rule again and again, this long after each time that he did. Share of the looks in between at which
-/// the rule was there; the log.
+/// Ends another thread's loop, also when this one panics.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Somebody deletes a rule again and again, this long apart. The share of looks meanwhile at which it was there.
 fn fight(world: &World, rule: &str, pause: Duration, long: Duration) -> f64 {
     let begin = Instant::now();
     let before = processor_time(world.run.child.id());
@@ -348,12 +357,13 @@ fn fight(world: &World, rule: &str, pause: Duration, long: Duration) -> f64 {
             }
             deleted
         });
+        let ending = Ending(&stop);
         let (mut there, mut looks) = (0_u32, 0_u32);
         while begin.elapsed() < long {
             there += u32::from(!ip(&format!("-6 rule show pref {rule}")).is_empty());
             looks += 1;
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(ending);
         (deleter.join().unwrap(), there, looks)
     });
     let share = f64::from(there) / f64::from(looks);
