@@ -2,6 +2,7 @@
 //! It never waits for a far end: sessions live in tasks of their own and report. Packets never pass through it.
 
 pub mod command;
+mod healing;
 pub mod program;
 pub mod snapshot;
 mod supervised;
@@ -12,7 +13,7 @@ pub use snapshot::{Snapshot, Transition, TunnelSnapshot};
 
 use crate::config::{self, Config, Kind, Loaded};
 use crate::error::{Class, chain};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Watch};
 use crate::paths::Paths;
 use crate::plan::Scope;
 use crate::state::{Effect, Ended, Event, Failure, Moment, Phase, Reason, SessionId, Target, Tick, Wanted};
@@ -38,6 +39,9 @@ const LONG: Duration = Duration::from_secs(86_400);
 pub struct Daemon {
     paths: Paths,
     kernel: Kernel,
+    watch: Watch,
+    /// Rules of the host's own that were not there at the last look.
+    lost_rules: Vec<&'static str>,
     tunnels: BTreeMap<String, Supervised>,
     targets: Targets,
     commands: mpsc::Receiver<Command>,
@@ -64,6 +68,8 @@ impl Daemon {
         let daemon = Self {
             paths,
             kernel,
+            watch: Watch::new()?,
+            lost_rules: Vec::new(),
             tunnels,
             targets,
             commands,
@@ -110,6 +116,7 @@ impl Daemon {
                 },
                 Some((name, session, event)) = self.events.recv() => self.heard(&name, session, event).await,
                 () = tokio::time::sleep(sleep) => self.wake().await,
+                () = self.watch.changed() => self.heal().await,
                 () = self.clock.set() => {
                     log::info!("the wall clock was set");
                     for name in self.names() {
@@ -182,6 +189,7 @@ impl Daemon {
 
     async fn wake(&mut self) {
         let now = self.now();
+        self.tell_counts(now);
         for name in self.names() {
             if self.tunnels.get(&name).and_then(|tunnel| tunnel.due).is_some_and(|due| due <= now) {
                 self.feed(&name, Event::Timer).await;
@@ -216,6 +224,7 @@ impl Daemon {
                     let failure = Failure::new(Reason::LinkLost, Class::Transient, text);
                     return Some(Event::Ended(id, Ended { failure, unheard: false }));
                 };
+                tunnel.session_on = tunnel.ifindex;
                 tunnel.session = Some(session::start(Spec {
                     tunnel: tunnel.config.clone(),
                     tun,

@@ -1,5 +1,6 @@
 //! One tunnel as the daemon holds it: its configuration, its state, its session, and how it looks from outside.
 
+use super::healing::Repairs;
 use super::snapshot::TunnelSnapshot;
 use crate::config::{self, Kind};
 use crate::plan::{self, Plan};
@@ -14,6 +15,8 @@ pub(super) struct Supervised {
     pub config: Arc<config::Tunnel>,
     pub state: state::Tunnel,
     pub session: Option<Session>,
+    /// The device that the session reads and writes.
+    pub session_on: Option<u32>,
     pub counters: Arc<Counters>,
     /// When the state machine wants to be woken.
     pub due: Option<Moment>,
@@ -21,6 +24,7 @@ pub(super) struct Supervised {
     pub ifindex: Option<u32>,
     /// What of ours the kernel holds, as far as we know.
     pub in_force: Wanted,
+    pub repairs: Repairs,
 }
 
 impl Supervised {
@@ -29,11 +33,13 @@ impl Supervised {
             config: Arc::new(config),
             state: state::Tunnel::default(),
             session: None,
+            session_on: None,
             counters: Arc::default(),
             due: None,
             since: SystemTime::now(),
             ifindex: None,
             in_force: Wanted::Open,
+            repairs: Repairs::default(),
         }
     }
 
@@ -88,8 +94,8 @@ impl Supervised {
         }
     }
 
-    /// How long until the state machine wants to be woken, seen from `now`.
+    /// How long until the state machine wants to be woken, or there are repairs to tell, seen from `now`.
     pub fn sleep(&self, now: Moment) -> Option<Duration> {
-        self.due.map(|due| due.saturating_sub(now))
+        self.due.into_iter().chain(self.repairs.due()).min().map(|due| due.saturating_sub(now))
     }
 }

@@ -8,8 +8,10 @@ mod error;
 mod link;
 mod route;
 mod rule;
+mod watch;
 
 pub use error::KernelError;
+pub use watch::Watch;
 
 use crate::plan::{self, Change, Observed, Plan, Scope};
 use crate::sys::tun::Tun;
@@ -164,6 +166,11 @@ impl Kernel {
             }
         }
         errors
+    }
+
+    /// The rules of every host that are not there, as the commands that bring them back. They are not ours to add.
+    pub async fn lost_rules(&self) -> Result<Vec<&'static str>, KernelError> {
+        rule::lost(&self.netlink).await.map_err(|error| KernelError::observe("the rules", error))
     }
 
     /// The device's descriptor, while this process is attached to it.

@@ -1,8 +1,8 @@
-//! Routing rules. Only rules of `protocol kernel` that are nothing but a mark or a destination with a lookup or `unreachable`
-//! are looked at: any further selector makes it somebody else's.
+//! Routing rules. Only rules that are nothing but a mark or a destination with a lookup or `unreachable` are looked at: any
+//! further selector makes it somebody else's, and so does another protocol than `kernel`.
 
 use super::{plain, unless};
-use crate::plan::{Action, Family, Match, Rule, Scope};
+use crate::plan::{Action, Family, Match, Route, Rule, Scope};
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -12,15 +12,44 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMe
 use rtnetlink::{Handle, IpVersion};
 use std::io;
 
+/// The rules that the kernel makes for itself, as (family, table, command).
+const STANDARD: [(Family, u32, &str); 5] = [
+    (Family::V6, Route::LOCAL, "ip -6 rule add pref 0 lookup local"),
+    (Family::V6, Route::MAIN, "ip -6 rule add pref 32766 lookup main"),
+    (Family::V4, Route::LOCAL, "ip -4 rule add pref 0 lookup local"),
+    (Family::V4, Route::MAIN, "ip -4 rule add pref 32766 lookup main"),
+    (Family::V4, DEFAULT, "ip -4 rule add pref 32767 lookup default"),
+];
+const DEFAULT: u32 = 253;
+
 pub(super) async fn observe(netlink: &Handle, scope: &Scope) -> Result<Vec<Rule>, rtnetlink::Error> {
-    let mut ours = Vec::new();
+    let ours = |(rule, protocol): &(Rule, _)| *protocol == Some(RouteProtocol::Kernel) && scope.owns_rule(rule);
+    Ok(all(netlink).await?.into_iter().filter(ours).map(|(rule, _)| rule).collect())
+}
+
+/// The standard rules that are not there, at whatever preference.
+pub(super) async fn lost(netlink: &Handle) -> Result<Vec<&'static str>, rtnetlink::Error> {
+    let found = all(netlink).await?;
+    let there = |family: Family, table| {
+        let everything = Match::To(family.everything());
+        found.iter().any(|(rule, _)| {
+            rule.family == family && rule.matches == everything && rule.action == Action::Lookup(table)
+        })
+    };
+    let lost = STANDARD.iter().filter(|(family, table, _)| !there(*family, *table));
+    Ok(lost.map(|(_, _, command)| *command).collect())
+}
+
+/// The rules that are as simple as ours, and who made them.
+async fn all(netlink: &Handle) -> Result<Vec<(Rule, Option<RouteProtocol>)>, rtnetlink::Error> {
+    let mut found = Vec::new();
     for version in [IpVersion::V6, IpVersion::V4] {
         let mut dump = std::pin::pin!(netlink.rule().get(version).execute());
         while let Some(message) = dump.try_next().await? {
-            ours.extend(parse(&message).filter(|rule| scope.owns_rule(rule)));
+            found.extend(parse(&message));
         }
     }
-    Ok(ours)
+    Ok(found)
 }
 
 pub(super) async fn apply(netlink: &Handle, rule: &Rule) -> io::Result<()> {
@@ -66,7 +95,7 @@ fn message(rule: &Rule) -> RuleMessage {
     message
 }
 
-fn parse(message: &RuleMessage) -> Option<Rule> {
+fn parse(message: &RuleMessage) -> Option<(Rule, Option<RouteProtocol>)> {
     let header = &message.header;
     let family = match header.family {
         AddressFamily::Inet => Family::V4,
@@ -100,5 +129,5 @@ fn parse(message: &RuleMessage) -> Option<Rule> {
         RuleAction::ToTable => Action::Lookup(table),
         _ => return None,
     };
-    (plain && protocol == Some(RouteProtocol::Kernel)).then_some(Rule { family, preference, matches, action })
+    plain.then_some((Rule { family, preference, matches, action }, protocol))
 }

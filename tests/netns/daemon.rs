@@ -341,6 +341,7 @@ fn fifty_reconnects_leave_no_descriptor_thread_or_rule_behind() {
         }
         wait_for("the last session's descriptors to be closed", || count("fd") <= descriptors);
         assert_eq!(state_of_host(), host);
+        assert!(!world.log().contains("put back"), "our own changes are nobody else's");
         assert!(ping(ROUTER));
     });
 }
@@ -373,5 +374,24 @@ fn an_idle_daemon_sleeps() {
         let before = woken();
         std::thread::sleep(std::time::Duration::from_secs(5));
         assert!(woken() - before <= 5, "woken {} times in five idle seconds", woken() - before);
+    });
+}
+
+#[test]
+fn what_blocks_after_a_disconnect_is_put_back_too() {
+    story("what_blocks_after_a_disconnect_is_put_back_too", |world| {
+        let file = world.tunnel_file("enf0");
+        let text = std::fs::read_to_string(&file).unwrap().replace("lockdown = \"session\"", "lockdown = \"boot\"");
+        std::fs::write(&file, text).unwrap();
+        stdout(world.ctl(&["reload"]));
+        world.connect();
+        stdout(world.ctl(&["disconnect", "enf0", "--wait"]));
+        let rules = ip("-6 rule show");
+        assert!(rules.contains("fd00:8f80::/32 unreachable"), "{rules}");
+        sh("ip -6 rule del to fd00:8f80::/32 unreachable");
+        wait_for("the rule", || ip("-6 rule show") == rules);
+        wait_for("a line in the log", || {
+            world.log().lines().any(|line| line.contains("put back: ip -6 rule add") && line.contains("tunnel=enf0"))
+        });
     });
 }

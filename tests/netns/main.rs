@@ -6,6 +6,7 @@ mod common;
 
 mod daemon;
 mod interop;
+mod healing;
 mod kernel;
 mod router;
 mod session;

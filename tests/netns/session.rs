@@ -405,12 +405,16 @@ fn a_packet_longer_than_the_mtu_is_dropped_and_counted() {
         let router = FakeRouter::start(Manners::Good(world.config()));
         let mut run = world.tunnel_to(&router).run();
         run.until("connected");
-        // Somebody raises the device's MTU behind our back: what the router would refuse must not reach it.
+        // Somebody raises the device's MTU behind our back, and is faster than the healing: what the router would refuse must
+        // not reach it.
+        let pid = nix::unistd::Pid::from_raw(run.child.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
         ip("link set enf0 mtu 1500");
         let long = vec![0; 1400];
         let socket = std::net::UdpSocket::bind((client_address(), 0)).unwrap();
         socket.send_to(&long, "[fd00:8f80::9]:9").unwrap();
         socket.send_to(b"short", "[fd00:8f80::9]:9").unwrap();
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
         let sent = || ip("-s link show enf0").lines().last().unwrap().split_whitespace().nth(1).unwrap().to_owned();
         wait_for("both packets to leave the host", || sent() == "2");
         assert_eq!(router.connections(), 1);
