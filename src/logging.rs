@@ -4,8 +4,10 @@ use log::LevelFilter;
 use std::io::Write;
 
 /// Starts logging. Call it once, before anything is logged; later the level alone can change (`log::set_max_level`).
-pub fn init(program: &str, level: LevelFilter) {
-    if systemd_journal_logger::connected_to_journal()
+/// Lines of the log target `except` are left out.
+pub fn init(program: &str, level: LevelFilter, except: Option<&str>) {
+    if except.is_none()
+        && systemd_journal_logger::connected_to_journal()
         && let Ok(logger) = systemd_journal_logger::JournalLog::new()
         && logger.with_syslog_identifier(program.to_owned()).install().is_ok()
     {
@@ -13,7 +15,11 @@ pub fn init(program: &str, level: LevelFilter) {
         return;
     }
     // The logger itself lets everything through: the level is `log`'s, so that it can change while the program runs.
-    let installed = env_logger::Builder::new()
+    let mut builder = env_logger::Builder::new();
+    if let Some(target) = except {
+        builder.filter_module(target, LevelFilter::Off);
+    }
+    let installed = builder
         .filter_level(LevelFilter::Trace)
         .format(|out, record| {
             write!(out, "{:<5} {}", record.level().as_str().to_lowercase(), record.args())?;

@@ -5,7 +5,7 @@ use super::args::Run;
 use super::{CliError, load_tunnel, output, time};
 use crate::config::{self, Kind, Lockdown};
 use crate::daemon::targets::Targets;
-use crate::daemon::{Caller, Core, Daemon, Request, Snapshot, Transition};
+use crate::daemon::{Caller, Core, Daemon, Request, STATES, Snapshot, Transition};
 use crate::kernel::Kernel;
 use crate::logging;
 use crate::paths::Paths;
@@ -43,7 +43,7 @@ pub async fn run(args: Run) -> Result<(), CliError> {
     // The user is at the keyboard: ending the program is the user's own disconnect, and leaves nothing behind.
     let Kind::Enf(enf) = &mut tunnel.kind;
     enf.route.lockdown = Lockdown::Session;
-    logging::init("enftunctl", LevelFilter::Warn);
+    logging::init("enftunctl", LevelFilter::Warn, Some(STATES));
     let name = tunnel.name.clone();
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::Start)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(CliError::Start)?;

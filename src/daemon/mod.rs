@@ -31,6 +31,8 @@ use tokio::sync::{mpsc, watch};
 
 /// Requests and session events that may wait for the actor.
 const QUEUE: usize = 64;
+/// The log target of changes of state, for whoever shows them otherwise.
+pub const STATES: &str = "enftun::states";
 /// A sleep that something else always ends.
 const LONG: Duration = Duration::from_secs(86_400);
 
@@ -362,7 +364,7 @@ impl Daemon {
             (Phase::Connected, _, Some(link)) => format!(" to {} ({})", link.remote, link.peer),
             _ => String::new(),
         };
-        log::log!(level, ENFTUN_TUNNEL = name, ENFTUN_STATE = state.phase.as_str(), ENFTUN_REASON = state.reason.as_str();
+        log::log!(target: STATES, level, ENFTUN_TUNNEL = name, ENFTUN_STATE = state.phase.as_str(), ENFTUN_REASON = state.reason.as_str();
             "{name} is {}{detail}", state.phase);
         self.transitions += 1;
         if self.history.len() == snapshot::HISTORY {

@@ -60,7 +60,7 @@ impl StartError {
 
 /// Runs the daemon until it is told to end.
 pub fn run(options: &Options) -> Result<(), StartError> {
-    logging::init("enftund", options.log_level.unwrap_or(LevelFilter::Info));
+    logging::init("enftund", options.log_level.unwrap_or(LevelFilter::Info), None);
     let directories = [options.paths.state.clone(), options.paths.runtime.clone()];
     let dropped = privileges::drop_privileges(&options.user, &directories)?;
     if dropped.unmapped {

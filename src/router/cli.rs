@@ -64,7 +64,7 @@ pub fn run<F: Display>(load: impl Fn(&Path) -> (Option<config::Router>, Vec<F>))
 }
 
 fn run_router(config: &config::Router) -> Result<(), RouterError> {
-    logging::init("enftun-router", log::LevelFilter::Info);
+    logging::init("enftun-router", log::LevelFilter::Info, None);
     // One descriptor per session; the usual soft limit of 1024 is for programs that use select().
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let wanted = config.max_sessions as u64;

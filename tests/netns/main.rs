@@ -5,8 +5,8 @@
 mod common;
 
 mod daemon;
-mod interop;
 mod healing;
+mod interop;
 mod kernel;
 mod router;
 mod session;
