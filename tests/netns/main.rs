@@ -6,5 +6,6 @@ mod common;
 
 mod daemon;
 mod kernel;
+mod names;
 mod router;
 mod session;
