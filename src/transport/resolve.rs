@@ -15,7 +15,7 @@ use hickory_resolver::net::runtime::{RuntimeProvider, Spawn, TokioTime};
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::Name;
-use socket2::{SockAddr, Socket, Type};
+use socket2::{Socket, Type};
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -89,10 +89,10 @@ pub enum Answer {
     Error(ResponseCode),
     /// Nothing.
     Silent,
-    /// The question did not get there, or the answer makes no sense.
+    /// Nothing that makes sense.
     Failed(NetError),
-    /// There is no socket for the question.
-    NoSocket(DialError),
+    /// No question can go there.
+    Unreachable(DialError),
 }
 
 impl ResolveError {
@@ -150,9 +150,8 @@ impl fmt::Display for Answer {
             Self::Error(ResponseCode::ServFail) => f.write_str("cannot find it out at present (SERVFAIL)"),
             Self::Error(code) => write!(f, "answers with an error ({code})"),
             Self::Silent => f.write_str("does not answer"),
-            Self::Failed(NetError::Io(error)) => write!(f, "cannot be asked ({error})"),
             Self::Failed(error) => write!(f, "gives no usable answer ({error})"),
-            Self::NoSocket(error) => write!(f, "cannot be asked ({})", crate::error::chain(error)),
+            Self::Unreachable(error) => write!(f, "cannot be asked ({})", crate::error::chain(error)),
         }
     }
 }
@@ -275,10 +274,10 @@ async fn ask_all(name: &str, config: &SystemConfig, mark: u32, deadline: Instant
     for &server in &config.servers {
         let share = deadline.saturating_duration_since(Instant::now()) / left.max(1);
         left = left.saturating_sub(1);
-        // The mark is tried by itself: inside the resolver its refusal would be one server's failure among others.
-        let answer = match dial::marked(server, Type::DGRAM, mark) {
+        // What keeps a question from being sent is found out first: the resolver would not say it.
+        let answer = match question_socket(server, mark) {
             Err(error @ DialError::Mark { .. }) => return Err(ResolveError::Mark(error)),
-            Err(error) => Answer::NoSocket(error),
+            Err(error) => Answer::Unreachable(error),
             Ok(_) => match timeout(share, ask(question.clone(), server, config, mark, share)).await {
                 Ok(Ok(addresses)) if !addresses.is_empty() => return Ok(addresses),
                 Ok(Ok(_)) => Answer::Empty,
@@ -318,9 +317,19 @@ async fn ask(
     // that answer to be used.
     options.timeout = config.timeout.min(share / 2);
     options.attempts = 0;
+    // The kernel chooses source ports, at random, when the sockets are connected.
+    options.os_port_selection = true;
     let found = builder.build()?.lookup_ip(name).await;
     drop(alive);
     Ok(found?.iter().collect())
+}
+
+/// A socket for a question by UDP. Connected, so that it takes only this server's answers, and keeps a link-local server's
+/// interface.
+fn question_socket(server: SocketAddr, mark: u32) -> Result<Socket, DialError> {
+    let socket = dial::marked(server, Type::DGRAM, mark)?;
+    socket.connect(&server.into()).map_err(|source| DialError::Connect { peer: server, source })?;
+    Ok(socket)
 }
 
 /// Sockets to one name server, marked before they send anything.
@@ -330,12 +339,6 @@ struct Marked {
     /// With its interface if it is link-local, which the resolver would forget.
     server: SocketAddr,
     tasks: Tasks,
-}
-
-impl Marked {
-    fn socket(&self, kind: Type) -> io::Result<Socket> {
-        dial::marked(self.server, kind, self.mark).map_err(io::Error::other)
-    }
 }
 
 impl RuntimeProvider for Marked {
@@ -356,23 +359,17 @@ impl RuntimeProvider for Marked {
     ) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Tcp>>>> {
         let network = self.clone();
         Box::pin(async move {
-            let socket = TcpSocket::from_std_stream(network.socket(Type::STREAM)?.into());
+            let socket = dial::marked(network.server, Type::STREAM, network.mark).map_err(io::Error::other)?;
+            let socket = TcpSocket::from_std_stream(socket.into());
             let connected = timeout(limit.unwrap_or(DEFAULT_TIMEOUT), socket.connect(network.server)).await??;
             Ok(AsyncIoTokioAsStd(connected))
         })
     }
 
-    fn bind_udp(
-        &self,
-        local: SocketAddr,
-        _: SocketAddr,
-    ) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Udp>>>> {
+    fn bind_udp(&self, _: SocketAddr, _: SocketAddr) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Udp>>>> {
         let network = self.clone();
         Box::pin(async move {
-            let socket = network.socket(Type::DGRAM)?;
-            socket.bind(&SockAddr::from(local))?;
-            // A connected socket learns at once that nobody listens or that there is no way, and takes no other's answers.
-            socket.connect(&SockAddr::from(network.server))?;
+            let socket = question_socket(network.server, network.mark).map_err(io::Error::other)?;
             UdpSocket::from_std(socket.into())
         })
     }
