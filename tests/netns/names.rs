@@ -5,6 +5,7 @@ use crate::common::certs::{Ca, Identity, Leaf};
 use crate::common::client::Tunnel;
 use crate::common::fake_router::{FakeRouter, Manners, server};
 use crate::common::netns::{Netns, in_netns_with_tun, sh, veth};
+use crate::common::wait_for;
 use enftun::config::Host;
 use enftun::error::Class;
 use enftun::state::Reason;
@@ -173,6 +174,8 @@ fn story(test: &str, tell: impl FnOnce(&World) + Send) {
         {
             far.exec(&format!("ip addr add {address} dev far0"));
         }
+        // An IPv6 address can be used a moment after it is added.
+        wait_for("all addresses", || [&here, &far].iter().all(|end| end.exec("ip -6 addr show tentative").is_empty()));
         let ca = Ca::v3("Test Root");
         let router = ca.sign_v3(Leaf::new(NAME).dns(NAME));
         let client = ca.sign_v3(Leaf::new("fd00:8f80:1::1234").ip("fd00:8f80:1::1234"));
