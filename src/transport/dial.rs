@@ -1,12 +1,11 @@
-//! From a remote to a connected TCP socket: look the name up, mark the socket before it sends anything, connect, each with a
-//! deadline. It knows nothing of TLS or of tunnels.
+//! From an address to a connected TCP socket: mark the socket before it sends anything, and connect within a deadline. It
+//! knows nothing of names, of TLS or of tunnels.
 
-use crate::config::Host;
 use crate::error::Class;
 use crate::state::{Failure, Reason};
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Socket, TcpKeepalive, Type};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -29,22 +28,6 @@ pub struct Options {
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// The name has no address.
-    #[error("look up the name {host}")]
-    Resolve {
-        /// The name.
-        host: String,
-        /// The resolver's answer.
-        source: io::Error,
-    },
-    /// The resolver did not answer.
-    #[error("the name {host} could not be looked up within {limit:?}: no DNS server answers")]
-    ResolveTimeout {
-        /// The name.
-        host: String,
-        /// The deadline.
-        limit: Duration,
-    },
     /// The kernel refuses to mark packets.
     #[error(
         "mark the socket to {peer} with {mark}: the capability CAP_NET_ADMIN is missing (start it with systemd or as root)"
@@ -98,7 +81,6 @@ impl DialError {
     /// The word for programs.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Resolve { .. } | Self::ResolveTimeout { .. } => Reason::DnsFailed,
             Self::Mark { .. } | Self::Congestion { .. } | Self::Socket { .. } => Reason::Config,
             Self::Connect { source, .. } => match source.kind() {
                 io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => Reason::NoNetwork,
@@ -124,23 +106,6 @@ impl From<&DialError> for Failure {
     }
 }
 
-/// The addresses of a remote, in the resolver's order. An address in text needs no resolver.
-pub async fn resolve(host: &Host, limit: Duration) -> Result<Vec<SocketAddr>, DialError> {
-    if let Ok(address) = host.host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(address, host.port)]);
-    }
-    let failed = |source| DialError::Resolve { host: host.host.clone(), source };
-    let found = timeout(limit, tokio::net::lookup_host((host.host.as_str(), host.port)))
-        .await
-        .map_err(|_| DialError::ResolveTimeout { host: host.host.clone(), limit })?
-        .map_err(failed)?;
-    let addresses: Vec<SocketAddr> = found.collect();
-    if addresses.is_empty() {
-        return Err(failed(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
-    }
-    Ok(addresses)
-}
-
 /// A connection to `peer`: marked before its first packet, without Nagle's delay, with keepalive and a user timeout.
 pub async fn connect(peer: SocketAddr, options: &Options, limit: Duration) -> Result<TcpStream, DialError> {
     let socket = prepare(peer, options)?;
@@ -150,12 +115,20 @@ pub async fn connect(peer: SocketAddr, options: &Options, limit: Duration) -> Re
         .map_err(|source| DialError::Connect { peer, source })
 }
 
+/// A socket that can go to `peer` and carries `mark`; it does not block.
+pub(super) fn marked(peer: SocketAddr, kind: Type, mark: u32) -> Result<Socket, DialError> {
+    let failed = |source| DialError::Socket { peer, source };
+    let socket = Socket::new(Domain::for_address(peer), kind, None).map_err(failed)?;
+    if mark != 0 {
+        socket.set_mark(mark).map_err(|source| DialError::Mark { peer, mark, source })?;
+    }
+    socket.set_nonblocking(true).map_err(failed)?;
+    Ok(socket)
+}
+
 fn prepare(peer: SocketAddr, options: &Options) -> Result<TcpSocket, DialError> {
     let failed = |source| DialError::Socket { peer, source };
-    let socket = Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP)).map_err(failed)?;
-    if options.mark != 0 {
-        socket.set_mark(options.mark).map_err(|source| DialError::Mark { peer, mark: options.mark, source })?;
-    }
+    let socket = marked(peer, Type::STREAM, options.mark)?;
     if let Some(name) = &options.congestion_control {
         socket
             .set_tcp_congestion(name.as_bytes())
@@ -164,7 +137,6 @@ fn prepare(peer: SocketAddr, options: &Options) -> Result<TcpSocket, DialError> 
     socket.set_tcp_nodelay(true).map_err(failed)?;
     socket.set_tcp_keepalive(&KEEPALIVE).map_err(failed)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT)).map_err(failed)?;
-    socket.set_nonblocking(true).map_err(failed)?;
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
@@ -195,15 +167,6 @@ mod tests {
         let failure = Failure::from(&error);
         assert_eq!((failure.reason, failure.class), (Reason::Unreachable, Class::Transient));
         assert!(failure.text.contains(&peer.to_string()) && failure.text.contains("refused"), "{failure}");
-    }
-
-    #[tokio::test]
-    async fn an_address_in_text_needs_no_resolver_and_an_impossible_name_says_so() {
-        let literal = Host { host: "2001:db8::1".into(), port: 444 };
-        assert_eq!(resolve(&literal, LIMIT).await.unwrap(), ["[2001:db8::1]:444".parse().unwrap()]);
-        let name = Host { host: "no-such-host.invalid".into(), port: 443 };
-        let error = resolve(&name, LIMIT).await.unwrap_err();
-        assert_eq!(error.reason(), Reason::DnsFailed);
     }
 
     #[tokio::test]

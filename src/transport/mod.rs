@@ -2,5 +2,6 @@
 //! tunnel carries, and nothing changes the host.
 
 pub mod dial;
+pub mod resolve;
 pub mod tls;
 pub mod trust;

@@ -42,9 +42,13 @@ pub struct FakeRouter {
 
 impl FakeRouter {
     pub fn start(manners: Manners) -> Self {
+        Self::at("[::1]:0", manners)
+    }
+
+    pub fn at(address: &str, manners: Manners) -> Self {
         // A thread inherits the namespace of the thread that makes it.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(TcpListener::bind("[::1]:0")).unwrap();
+        let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
         let count = connections.clone();

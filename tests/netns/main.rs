@@ -8,5 +8,6 @@ mod daemon;
 mod healing;
 mod interop;
 mod kernel;
+mod names;
 mod router;
 mod session;

@@ -10,6 +10,7 @@ use crate::identity::{self, Credentials};
 use crate::state::{Ended, Failure, Link, Moment, Reason};
 use crate::sys::tun::Tun;
 use crate::transport::dial::{self, Options};
+use crate::transport::resolve;
 use crate::transport::tls;
 use crate::transport::trust::{Anchors, RouterTrust};
 use crate::tunnel::{Counters, DropReason, Reporter, Session, SessionEvent};
@@ -116,12 +117,12 @@ fn worst(failures: Vec<Failure>) -> Failure {
 async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, host: &Host) -> Result<Wire, Failure> {
     let remote = &spec.tunnel.remote;
     let limit = remote.connect_timeout;
-    let addresses = dial::resolve(host, limit).await.map_err(|error| Failure::from(&error))?;
-    grant(spec, host, &addresses).await;
     let options = Options {
         mark: enf.route.fwmark & enf.route.fwmark_mask,
         congestion_control: remote.congestion_control.clone(),
     };
+    let addresses = resolve::resolve(host, &options, limit).await.map_err(|error| Failure::from(&error))?;
+    grant(spec, host, &addresses).await;
     let mut stream = Err(Failure::new(Reason::DnsFailed, Class::Transient, format!("{host} has no address")));
     for address in addresses {
         stream = dial::connect(address, &options, limit).await.map_err(|error| Failure::from(&error));

@@ -1,0 +1,458 @@
+//! From a remote's name to its addresses, by questions that carry the tunnel's mark. The system's look-up cannot mark: with
+//! everything in the tunnel its questions belong in the tunnel too, and before there is one they are blocked.
+//!
+//! It reads `/etc/hosts` and `/etc/resolv.conf` again for every look-up, remembers no answer, and leaves neither task nor
+//! socket behind. Of nsswitch.conf it knows nothing: only these two files and DNS.
+
+use super::dial::{self, DialError, Options};
+use crate::config::Host;
+use crate::error::Class;
+use crate::state::{Failure, Reason};
+use hickory_resolver::Resolver;
+use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::iocompat::AsyncIoTokioAsStd;
+use hickory_resolver::net::runtime::{RuntimeProvider, Spawn, TokioTime};
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::Name;
+use socket2::{Socket, Type};
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+const HOSTS: &str = "/etc/hosts";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Where systemd-resolved lists the servers that it asks itself.
+const UPLINK: &str = "/run/systemd/resolve/resolv.conf";
+/// systemd-resolved's own addresses: what it asks for others carries no mark.
+const STUBS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 54))];
+/// As many servers as the system's look-up asks (resolv.conf(5)).
+const SERVERS: usize = 3;
+const PORT: u16 = 53;
+/// How long one question waits, if nothing else is configured (resolv.conf(5)).
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a name has no address.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// Nobody to ask.
+    #[error("look up the name {name}: no name server is configured ({RESOLV_CONF} has no `nameserver` line)")]
+    NoServer {
+        /// The name.
+        name: String,
+    },
+    /// No server gave an address.
+    #[error("look up the name {name}: {}", list(.answers))]
+    NoAddress {
+        /// The name.
+        name: String,
+        /// Each server that was asked, and what came of it.
+        answers: Vec<(SocketAddr, Answer)>,
+    },
+    /// The name cannot stand in a question.
+    #[error("look up the name {name}: it is not a name that DNS can have ({source})")]
+    Name {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        source: hickory_resolver::proto::ProtoError,
+    },
+    /// A file that says how to look names up cannot be read.
+    #[error("look up the name {name}: read {file}")]
+    File {
+        /// The name.
+        name: String,
+        /// The file.
+        file: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The question cannot be marked.
+    #[error(transparent)]
+    Mark(DialError),
+}
+
+/// What a name server said, other than an address.
+#[derive(Debug)]
+pub enum Answer {
+    /// There is no such name.
+    NoSuchName,
+    /// The name has neither an IPv6 nor an IPv4 address.
+    Empty,
+    /// An error code.
+    Error(ResponseCode),
+    /// Nothing.
+    Silent,
+    /// Nothing that makes sense.
+    Failed(NetError),
+    /// No question can go there.
+    Unreachable(DialError),
+}
+
+impl ResolveError {
+    /// The word for programs.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Mark(error) => error.reason(),
+            _ => Reason::DnsFailed,
+        }
+    }
+
+    /// What may be done about it.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Mark(error) => error.class(),
+            _ => Class::Transient,
+        }
+    }
+}
+
+impl From<&ResolveError> for Failure {
+    fn from(error: &ResolveError) -> Self {
+        Self::new(error.reason(), error.class(), crate::error::chain(error))
+    }
+}
+
+impl Answer {
+    /// Nothing that another server says would change it.
+    fn is_final(&self) -> bool {
+        matches!(self, Self::NoSuchName | Self::Empty)
+    }
+}
+
+impl From<NetError> for Answer {
+    fn from(error: NetError) -> Self {
+        match error {
+            NetError::Timeout => Self::Silent,
+            NetError::Dns(DnsError::ResponseCode(code)) => Self::Error(code),
+            NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
+                ResponseCode::NXDomain => Self::NoSuchName,
+                ResponseCode::NoError => Self::Empty,
+                code => Self::Error(code),
+            },
+            other => Self::Failed(other),
+        }
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchName => f.write_str("says that there is no such name (NXDOMAIN)"),
+            Self::Empty => f.write_str("knows the name, but no address of it"),
+            Self::Error(ResponseCode::Refused) => f.write_str("refuses to answer us (REFUSED)"),
+            Self::Error(ResponseCode::ServFail) => f.write_str("cannot find it out at present (SERVFAIL)"),
+            Self::Error(code) => write!(f, "answers with an error ({code})"),
+            Self::Silent => f.write_str("does not answer"),
+            Self::Failed(error) => write!(f, "gives no usable answer ({error})"),
+            Self::Unreachable(error) => write!(f, "cannot be asked ({})", crate::error::chain(error)),
+        }
+    }
+}
+
+fn list(answers: &[(SocketAddr, Answer)]) -> String {
+    let each = |(server, answer): &(SocketAddr, Answer)| format!("the name server {} {answer}", server.ip());
+    answers.iter().map(each).collect::<Vec<_>>().join("; ")
+}
+
+/// The addresses of a remote: IPv6 first, otherwise as they were told. An address in text needs no look-up. Questions carry
+/// the mark of `options`.
+pub async fn resolve(host: &Host, options: &Options, limit: Duration) -> Result<Vec<SocketAddr>, ResolveError> {
+    if let Ok(address) = host.host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, host.port)]);
+    }
+    let deadline = Instant::now() + limit;
+    let mut addresses = in_hosts(&read(&host.host, HOSTS).await?, &host.host);
+    if addresses.is_empty() {
+        addresses = ask_all(&host.host, &system_config(&host.host).await?, options.mark, deadline).await?;
+    }
+    addresses.sort_by_key(IpAddr::is_ipv4);
+    addresses.dedup();
+    Ok(addresses.into_iter().map(|address| SocketAddr::new(address, host.port)).collect())
+}
+
+/// A file's text; a file that is not there is empty.
+async fn read(name: &str, file: &'static str) -> Result<String, ResolveError> {
+    match tokio::fs::read(file).await {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(source) => Err(ResolveError::File { name: name.to_owned(), file, source }),
+    }
+}
+
+/// The addresses that hosts(5) gives a name.
+fn in_hosts(text: &str, name: &str) -> Vec<IpAddr> {
+    let name = name.trim_end_matches('.');
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().split_whitespace());
+    lines
+        .filter_map(|mut words| {
+            let address = words.next()?.parse().ok()?;
+            words.any(|word| word.trim_end_matches('.').eq_ignore_ascii_case(name)).then_some(address)
+        })
+        .collect()
+}
+
+/// What resolv.conf(5) says.
+#[derive(Debug, PartialEq, Eq)]
+struct SystemConfig {
+    servers: Vec<SocketAddr>,
+    search: Vec<String>,
+    ndots: usize,
+    timeout: Duration,
+    edns0: bool,
+}
+
+impl SystemConfig {
+    fn parse(text: &str) -> Self {
+        let mut config =
+            Self { servers: Vec::new(), search: Vec::new(), ndots: 1, timeout: DEFAULT_TIMEOUT, edns0: false };
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            match words.next() {
+                Some("nameserver") if config.servers.len() < SERVERS => {
+                    config.servers.extend(words.next().and_then(server));
+                }
+                // The last of these lines counts.
+                Some("search" | "domain") => config.search = words.map(str::to_owned).collect(),
+                Some("options") => words.for_each(|word| config.option(word)),
+                _ => {}
+            }
+        }
+        config
+    }
+
+    /// The limits are those of resolv.conf(5).
+    fn option(&mut self, word: &str) {
+        let number = |text: &str| text.parse::<u8>().ok();
+        match word.split_once(':') {
+            Some(("ndots", value)) => self.ndots = number(value).map_or(self.ndots, |dots| dots.min(15).into()),
+            Some(("timeout", value)) => {
+                self.timeout =
+                    number(value).map_or(self.timeout, |seconds| Duration::from_secs(seconds.clamp(1, 30).into()));
+            }
+            _ if word == "edns0" => self.edns0 = true,
+            _ => {}
+        }
+    }
+
+    fn only_stubs(&self) -> bool {
+        !self.servers.is_empty() && self.servers.iter().all(|server| STUBS.contains(&server.ip()))
+    }
+}
+
+/// A name server's address, a link-local one with its interface.
+fn server(text: &str) -> Option<SocketAddr> {
+    let Some((address, zone)) = text.split_once('%') else {
+        return Some(SocketAddr::new(text.parse().ok()?, PORT));
+    };
+    let index = zone.parse().or_else(|_| nix::net::if_::if_nametoindex(zone)).ok()?;
+    Some(SocketAddrV6::new(address.parse().ok()?, PORT, 0, index).into())
+}
+
+async fn system_config(name: &str) -> Result<SystemConfig, ResolveError> {
+    let config = SystemConfig::parse(&read(name, RESOLV_CONF).await?);
+    if config.only_stubs() {
+        let uplink = SystemConfig::parse(&read(name, UPLINK).await?);
+        if !uplink.servers.is_empty() {
+            return Ok(uplink);
+        }
+    }
+    Ok(config)
+}
+
+/// One server after the other, each for its share of the time that is left, until one knows.
+async fn ask_all(name: &str, config: &SystemConfig, mark: u32, deadline: Instant) -> Result<Vec<IpAddr>, ResolveError> {
+    let question = Name::from_utf8(name).map_err(|source| ResolveError::Name { name: name.to_owned(), source })?;
+    let mut left = u32::try_from(config.servers.len()).unwrap_or(1);
+    let mut answers = Vec::new();
+    for &server in &config.servers {
+        let share = deadline.saturating_duration_since(Instant::now()) / left.max(1);
+        left = left.saturating_sub(1);
+        // What keeps a question from being sent is found out first: the resolver would not say it.
+        let answer = match question_socket(server, mark) {
+            Err(error @ DialError::Mark { .. }) => return Err(ResolveError::Mark(error)),
+            Err(error) => Answer::Unreachable(error),
+            Ok(_) => match timeout(share, ask(question.clone(), server, config, mark, share)).await {
+                Ok(Ok(addresses)) if !addresses.is_empty() => return Ok(addresses),
+                Ok(Ok(_)) => Answer::Empty,
+                Ok(Err(error)) => error.into(),
+                Err(_) => Answer::Silent,
+            },
+        };
+        let last = answer.is_final();
+        answers.push((server, answer));
+        if last {
+            break;
+        }
+    }
+    let name = name.to_owned();
+    Err(if answers.is_empty() { ResolveError::NoServer { name } } else { ResolveError::NoAddress { name, answers } })
+}
+
+async fn ask(
+    name: Name,
+    server: SocketAddr,
+    config: &SystemConfig,
+    mark: u32,
+    share: Duration,
+) -> Result<Vec<IpAddr>, NetError> {
+    let search = config.search.iter().filter_map(|domain| Name::from_str_relaxed(domain).ok()).collect();
+    let servers = vec![NameServerConfig::udp_and_tcp(server.ip())];
+    let (alive, ends) = watch::channel(());
+    let network = Marked { mark, server, tasks: Tasks(ends) };
+    let mut builder = Resolver::builder_with_config(ResolverConfig::from_parts(None, search, servers), network);
+    let options: &mut ResolverOpts = builder.options_mut();
+    options.ip_strategy = LookupIpStrategy::Ipv6AndIpv4;
+    options.use_hosts_file = ResolveHosts::Never;
+    options.cache_size = 0;
+    options.ndots = config.ndots;
+    options.edns0 = config.edns0;
+    // UDP questions are repeated within this time; a server that answers only one of the two questions must leave time for
+    // that answer to be used.
+    options.timeout = config.timeout.min(share / 2);
+    options.attempts = 0;
+    // The kernel chooses source ports, at random, when the sockets are connected.
+    options.os_port_selection = true;
+    let found = builder.build()?.lookup_ip(name).await;
+    drop(alive);
+    Ok(found?.iter().collect())
+}
+
+/// A socket for a question by UDP. Connected, so that it takes only this server's answers, and keeps a link-local server's
+/// interface.
+fn question_socket(server: SocketAddr, mark: u32) -> Result<Socket, DialError> {
+    let socket = dial::marked(server, Type::DGRAM, mark)?;
+    socket.connect(&server.into()).map_err(|source| DialError::Connect { peer: server, source })?;
+    Ok(socket)
+}
+
+/// Sockets to one name server, marked before they send anything.
+#[derive(Clone)]
+struct Marked {
+    mark: u32,
+    /// With its interface if it is link-local, which the resolver would forget.
+    server: SocketAddr,
+    tasks: Tasks,
+}
+
+impl RuntimeProvider for Marked {
+    type Handle = Tasks;
+    type Timer = TokioTime;
+    type Udp = UdpSocket;
+    type Tcp = AsyncIoTokioAsStd<TcpStream>;
+
+    fn create_handle(&self) -> Tasks {
+        self.tasks.clone()
+    }
+
+    fn connect_tcp(
+        &self,
+        _: SocketAddr,
+        _: Option<SocketAddr>,
+        limit: Option<Duration>,
+    ) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Tcp>>>> {
+        let network = self.clone();
+        Box::pin(async move {
+            let socket = dial::marked(network.server, Type::STREAM, network.mark).map_err(io::Error::other)?;
+            let socket = TcpSocket::from_std_stream(socket.into());
+            let connected = timeout(limit.unwrap_or(DEFAULT_TIMEOUT), socket.connect(network.server)).await??;
+            Ok(AsyncIoTokioAsStd(connected))
+        })
+    }
+
+    fn bind_udp(&self, _: SocketAddr, _: SocketAddr) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Udp>>>> {
+        let network = self.clone();
+        Box::pin(async move {
+            let socket = question_socket(network.server, network.mark).map_err(io::Error::other)?;
+            UdpSocket::from_std(socket.into())
+        })
+    }
+}
+
+/// Starts tasks that end, and drop their sockets, when the look-up that needs them ends or is given up.
+#[derive(Clone)]
+struct Tasks(watch::Receiver<()>);
+
+impl Spawn for Tasks {
+    fn spawn_bg(&mut self, future: impl Future<Output = ()> + Send + 'static) {
+        let mut alive = self.0.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = future => {}
+                // The look-up holds the sender and never sends.
+                _ = alive.changed() => {}
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    fn addresses(list: &[&str]) -> Vec<IpAddr> {
+        list.iter().map(|address| address.parse().unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn an_address_in_text_needs_no_look_up() {
+        for (host, address) in [("2001:db8::1", "[2001:db8::1]:444"), ("192.0.2.1", "192.0.2.1:444")] {
+            let host = Host { host: host.into(), port: 444 };
+            assert_eq!(resolve(&host, &Options::default(), LIMIT).await.unwrap(), [address.parse().unwrap()]);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_impossible_name_says_so() {
+        let long = format!("{}.example.net", "a".repeat(64));
+        let error = ask_all(&long, &SystemConfig::parse(""), 0, Instant::now()).await.unwrap_err();
+        assert_eq!((error.reason(), error.class()), (Reason::DnsFailed, Class::Transient));
+        assert!(error.to_string().contains(&long), "{error}");
+    }
+
+    #[test]
+    fn hosts_gives_every_address_of_a_name_in_any_case_and_nothing_in_a_comment() {
+        let text = "127.0.0.1 localhost\n# 192.0.2.9 router.example.net\n192.0.2.1 r Router.Example.NET # 192.0.2.8\n\
+                    2001:db8::1\trouter.example.net.\nfe80::1%lan0 router.example.net\n192.0.2.3 router.example.net.uk\njunk\n";
+        assert_eq!(in_hosts(text, "router.example.net"), addresses(&["192.0.2.1", "2001:db8::1"]));
+        assert_eq!(in_hosts(text, "r."), addresses(&["192.0.2.1"]));
+        assert!(in_hosts(text, "192.0.2.9").is_empty());
+    }
+
+    #[test]
+    fn resolv_conf_is_read_as_the_manual_says() {
+        let config = SystemConfig::parse(
+            "# nameserver 192.0.2.9\nnameserver 192.0.2.1\nnameserver\t2001:db8::1\nnameserver nonsense\ndomain old.example\n\
+             search a.example b.example\noptions ndots:2 timeout:99 edns0 trust-ad ndots:x\nnameserver 192.0.2.3\nnameserver 192.0.2.4\n",
+        );
+        let servers = addresses(&["192.0.2.1", "2001:db8::1", "192.0.2.3"]);
+        assert_eq!(config.servers.iter().map(SocketAddr::ip).collect::<Vec<_>>(), servers);
+        assert!(config.servers.iter().all(|server| server.port() == 53));
+        assert_eq!(config.search, ["a.example", "b.example"]);
+        assert_eq!((config.ndots, config.timeout, config.edns0), (2, Duration::from_secs(30), true));
+    }
+
+    #[test]
+    fn a_link_local_server_keeps_its_interface() {
+        for zone in ["lo", "1"] {
+            let config = SystemConfig::parse(&format!("nameserver fe80::1%{zone}\nnameserver fe80::1%nonesuch\n"));
+            assert_eq!(config.servers, [SocketAddrV6::new("fe80::1".parse().unwrap(), 53, 0, 1).into()]);
+        }
+    }
+
+    #[test]
+    fn only_the_stub_of_resolved_is_passed_by() {
+        assert!(SystemConfig::parse("nameserver 127.0.0.53\n").only_stubs());
+        assert!(!SystemConfig::parse("nameserver 127.0.0.1\n").only_stubs());
+        assert!(!SystemConfig::parse("nameserver 127.0.0.53\nnameserver 192.0.2.1\n").only_stubs());
+        assert!(!SystemConfig::parse("").only_stubs());
+    }
+}
