@@ -38,6 +38,8 @@ impl World {
         let router = FakeRouter::start(Manners::Good(server(&router, &router, rustls::ALL_VERSIONS)));
         let mut tunnel = Tunnel::new(&router.address.to_string(), &ca, &client);
         tunnel.route = format!("prefixes = {prefixes}\nlockdown = \"session\"\n");
+        // A busy machine shall not end the session.
+        tunnel.remote = tunnel.remote.replace("\"1s\"", "\"60s\"").replace("\"2s\"", "\"30s\"");
         let mut run = tunnel.run();
         run.until("connected");
         let log = collect(&mut run);
@@ -372,7 +374,7 @@ fn fight(world: &World, rule: &str, pause: Duration, long: Duration) -> f64 {
         "deleted {deleted} times in {long:?}, {pause:?} apart: there at {:.0} % of {looks} looks, {busy:?} of processor time",
         share * 100.0
     );
-    assert!(deleted >= 10, "it was put back");
+    assert!(deleted >= 4, "it was put back");
     assert!(busy < long / 2, "{busy:?} of processor time in {long:?}");
     share
 }
@@ -382,7 +384,7 @@ fn somebody_who_deletes_in_a_loop_neither_opens_the_host_for_long_nor_floods_the
     in_netns_with_tun("somebody_who_deletes_in_a_loop_neither_opens_the_host_for_long_nor_floods_the_log", || {
         let world = World::connected(EVERYTHING);
         let before = rules();
-        let share = fight(&world, "557", Duration::from_millis(250), Duration::from_secs(6));
+        let share = fight(&world, "557", Duration::from_secs(1), Duration::from_secs(8));
         assert!(share > 0.5, "the rule was there most of the time");
         // As fast as he can.
         fight(&world, "557", Duration::ZERO, Duration::from_secs(5));
