@@ -1,6 +1,6 @@
 //! The directories the programs use, in one place. Every one can be moved by an argument, so that tests and `run` need no root.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// `/etc/enftun`: what the user wrote.
 pub const CONFIG_DIR: &str = "/etc/enftun";
@@ -41,9 +41,4 @@ impl Paths {
     pub fn tunnel_file(&self, name: &str) -> PathBuf {
         self.tunnels_dir().join(format!("{name}.toml"))
     }
-}
-
-/// `path`, or `base/path` when it is relative.
-pub fn resolve(base: &Path, path: &Path) -> PathBuf {
-    base.join(path)
 }
