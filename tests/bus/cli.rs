@@ -66,7 +66,7 @@ enf0: connected
   interface:     enf0 (index 7), MTU 1280
   addresses:     fd00:8f80::1/128
   routes:        ::/0
-  TLS:           TLSv1.3, TLS13_AES_256_GCM_SHA384
+  TLS:           TLSv1.3, TLS_AES_256_GCM_SHA384
   router:        CN=router.example.net (certificate until 2030-03-17)
   certificate:   until 2027-01-15
   received:      1.5 KiB in 1 packets; 1 dropped
@@ -145,7 +145,7 @@ async fn json_has_every_property_under_its_own_name() {
             "fw_mark": 363, "fw_mask": 4_294_967_295_u32, "table": 2097,
             "auto_connect": false, "lockdown": "boot", "blocking": true,
             "tls": {
-                "version": "TLSv1.3", "cipher": "TLS13_AES_256_GCM_SHA384", "peer_subject": "CN=router.example.net",
+                "version": "TLSv1.3", "cipher": "TLS_AES_256_GCM_SHA384", "peer_subject": "CN=router.example.net",
                 "peer_not_after": 1_900_000_000_000_000_u64, "local_not_after": 1_800_000_000_000_000_u64,
             },
             "statistics": {

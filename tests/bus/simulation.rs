@@ -26,7 +26,7 @@ pub fn time(seconds: u64) -> SystemTime {
 pub fn tls() -> Tls {
     Tls {
         version: "TLSv1.3".to_owned(),
-        cipher: "TLS13_AES_256_GCM_SHA384".to_owned(),
+        cipher: "TLS_AES_256_GCM_SHA384".to_owned(),
         peer_subject: "CN=router.example.net".to_owned(),
         peer_not_after: 1_900_000_000,
         local_not_after: 1_800_000_000,
