@@ -20,6 +20,7 @@ use crate::state::{Effect, Ended, Event, Failure, Moment, Phase, Reason, Session
 use crate::sys::clock::ClockWatch;
 use crate::tunnel::enf::session::{self, Spec};
 use crate::tunnel::{Reporter, SessionEvent};
+use log::LevelFilter;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -44,6 +45,8 @@ pub struct Daemon {
     watch: Watch,
     /// Rules of the host's own that were not there at the last look.
     lost_rules: Vec<&'static str>,
+    /// The level in the configuration file.
+    log_level: LevelFilter,
     tunnels: BTreeMap<String, Supervised>,
     targets: Targets,
     commands: mpsc::Receiver<Command>,
@@ -72,6 +75,7 @@ impl Daemon {
             kernel,
             watch: Watch::new()?,
             lost_rules: Vec::new(),
+            log_level: config.daemon.log_level,
             tunnels,
             targets,
             commands,
@@ -287,7 +291,7 @@ impl Daemon {
                 loaded.findings.iter().filter(is_error).map(|finding| finding.one_line()).collect();
             return Err(Refusal::InvalidConfig(errors.join("; ")));
         }
-        log::set_max_level(loaded.config.daemon.log_level);
+        self.set_log_level(loaded.config.daemon.log_level);
         let mut new = loaded.config.tunnels;
         for name in self.names() {
             match new.remove(&name) {
@@ -301,6 +305,14 @@ impl Daemon {
         }
         self.publish();
         Ok(())
+    }
+
+    /// A level that was set otherwise, by an argument, stays.
+    fn set_log_level(&mut self, level: LevelFilter) {
+        if log::max_level() == self.log_level {
+            log::set_max_level(level);
+        }
+        self.log_level = level;
     }
 
     async fn reconfigure(&mut self, name: &str, new: config::Tunnel) {

@@ -301,6 +301,7 @@ fn reload_changes_what_changed_and_nothing_else() {
         stdout(world.ctl(&["reload"]));
         assert!(!ip("-6 rule show").contains("2001:db8:7::/48"), "what is no longer configured is gone");
         wait_for("the third session", || sessions() == 3);
+        assert_eq!(world.log().matches("dialling").count(), 3, "a reload leaves the level of the command line alone");
 
         let (session, rules) = (since(world), ip("-6 rule show"));
         world.write_tunnel("enf0", "max = \"30s\"", "prefixes = [\"fd00:8f80::/32\"]\nfwmrk = 7");
