@@ -13,11 +13,15 @@ use crate::plan::Scope;
 pub async fn run(args: Clear) -> Result<(), CliError> {
     let paths = Paths { config: args.config_dir.path, ..Paths::default() };
     let tunnel = load_tunnel(&args.name, &paths)?;
-    // A daemon that runs would put it back: it is told first.
+    // A daemon that runs would put it back: it is told first, and the lockdown that it keeps is not ours to break.
     if let Ok(client) = Client::connect().await
         && client.tunnel(&tunnel.name).await.is_ok()
     {
         client.change(&tunnel.name, Change::Disconnect).await?;
+        let (_, now) = client.tunnel(&tunnel.name).await?;
+        if now.blocking {
+            return Err(CliError::LockedDown { tunnel: tunnel.name });
+        }
     }
     let mut kernel = Kernel::new(nix::unistd::geteuid().as_raw())?;
     if let Err(errors) = kernel.clear(&Scope::of(&tunnel)).await {

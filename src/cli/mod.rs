@@ -123,6 +123,15 @@ pub enum CliError {
     /// The actor refuses.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The daemon goes on blocking.
+    #[error(
+        "enftund keeps {tunnel} blocked, as its lockdown = \"boot\" says; write lockdown = \"session\" below [route] and \
+         `enftunctl reload`, or stop enftund first"
+    )]
+    LockedDown {
+        /// The tunnel.
+        tunnel: String,
+    },
     /// Something of a tunnel is still in the kernel.
     #[error("something of {tunnel} is still in the kernel: {why}; `enftunctl clear {tunnel}` tries again")]
     LeftBehind {
@@ -156,7 +165,7 @@ impl CliError {
             Self::Failed { .. } | Self::TimedOut { .. } => Class::Transient,
             Self::Kernel(error) => error.class(),
             Self::Refused(refusal) => refusal.class(),
-            Self::Output(_) | Self::Start(_) | Self::LeftBehind { .. } => Class::Environment,
+            Self::Output(_) | Self::Start(_) | Self::LeftBehind { .. } | Self::LockedDown { .. } => Class::Environment,
             Self::Configuration { .. } | Self::NoFile(_) => Class::Configuration,
         }
     }

@@ -11,7 +11,7 @@ pub mod targets;
 pub use command::{Caller, Command, Core, Refusal, Request};
 pub use snapshot::{Snapshot, Transition, TunnelSnapshot};
 
-use crate::config::{self, Config, Kind, Loaded};
+use crate::config::{self, Config, Kind, Loaded, Lockdown};
 use crate::error::{Class, chain};
 use crate::kernel::{Kernel, Watch};
 use crate::paths::Paths;
@@ -98,14 +98,7 @@ impl Daemon {
     /// stays as it is then: what blocked goes on blocking.
     pub async fn run(mut self) {
         for name in self.names() {
-            let Some(tunnel) = self.tunnels.get(&name) else { continue };
-            let wanted = match self.targets.get(&name) {
-                Some(target) => target == Target::Up,
-                None => tunnel.config.autoconnect,
-            };
-            if wanted {
-                self.feed(&name, Event::Connect(Reason::Boot)).await;
-            }
+            self.restore(&name).await;
         }
         loop {
             let sleep = self.tunnels.values().filter_map(|tunnel| tunnel.sleep(self.now())).min().unwrap_or(LONG);
@@ -128,6 +121,21 @@ impl Daemon {
                     for name in self.names() {
                         self.feed(&name, Event::ClockSet).await;
                     }
+                }
+            }
+        }
+    }
+
+    /// Returns one tunnel to its target. What its user disconnected under `lockdown = "boot"` blocks again.
+    async fn restore(&mut self, name: &str) {
+        let Some(tunnel) = self.tunnels.get_mut(name) else { return };
+        match self.targets.get(name) {
+            Some(Target::Up) => self.feed(name, Event::Connect(Reason::Boot)).await,
+            None if tunnel.config.autoconnect => self.feed(name, Event::Connect(Reason::Boot)).await,
+            None => {}
+            Some(Target::Down) => {
+                if tunnel.policy().lockdown == Lockdown::Boot {
+                    self.feed(name, Event::Lockdown).await;
                 }
             }
         }

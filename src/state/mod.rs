@@ -105,6 +105,8 @@ pub enum Event {
     Connect(Reason),
     /// It is not wanted any more.
     Disconnect,
+    /// It is not wanted, and stays blocked: the daemon has started again after a disconnect under lockdown.
+    Lockdown,
     /// Start a new session now.
     Reconnect(Reason),
     /// The plan for the present state is in force.
@@ -248,6 +250,7 @@ impl Tunnel {
         match event {
             Event::Connect(reason) => self.connect(reason),
             Event::Disconnect => self.disconnect(),
+            Event::Lockdown => self.lockdown(),
             Event::Reconnect(reason) => match self.target {
                 Target::Up => self.dial(reason),
                 Target::Down => Vec::new(),
@@ -303,6 +306,14 @@ impl Tunnel {
         effects.push(self.wake_at(None));
         effects.push(Effect::Apply);
         effects
+    }
+
+    fn lockdown(&mut self) -> Vec<Effect> {
+        if self.phase != Phase::Disconnected {
+            return Vec::new();
+        }
+        self.enter(Phase::Disconnecting, Reason::Lockdown);
+        vec![Effect::Apply]
     }
 
     /// Goes to `connecting` with no session running; `applied` starts one.

@@ -184,6 +184,17 @@ fn under_boot_lockdown_a_disconnected_tunnel_still_blocks() {
 }
 
 #[test]
+fn after_a_restart_what_was_disconnected_under_boot_lockdown_blocks_again() {
+    let mut story = Story::new();
+    story.policy.lockdown = Lockdown::Boot;
+    assert_eq!(story.tell(Event::Lockdown, at(0)), [Effect::Apply]);
+    assert_eq!((story.tunnel.phase, story.tunnel.reason), (Phase::Disconnected, Reason::Lockdown));
+    assert_eq!(story.tunnel.wanted(&story.policy), Wanted::Blocked);
+    let effects = story.tell(Event::Connect(Reason::User), at(1));
+    assert!(last_start(&effects).is_some());
+}
+
+#[test]
 fn a_failed_apply_is_an_error_that_blocks_and_is_tried_again() {
     let mut tunnel = Tunnel::default();
     let _ = tunnel.step(Event::Connect(Reason::User), &POLICY, at(0));
@@ -252,6 +263,7 @@ enum Input {
     Connect,
     Disconnect,
     Reconnect,
+    Lockdown,
     Ready,
     Ended(Class, bool),
     Stale,
@@ -272,6 +284,7 @@ fn input() -> impl Strategy<Value = Input> {
         1 => Just(Input::Connect),
         1 => Just(Input::Disconnect),
         1 => Just(Input::Reconnect),
+        1 => Just(Input::Lockdown),
         3 => Just(Input::Ready),
         3 => (class, any::<bool>()).prop_map(|(class, unheard)| Input::Ended(class, unheard)),
         1 => Just(Input::Stale),
@@ -300,6 +313,7 @@ proptest! {
                 Input::Connect => { wish_up = true; Event::Connect(Reason::User) }
                 Input::Disconnect => { wish_up = false; Event::Disconnect }
                 Input::Reconnect => Event::Reconnect(Reason::User),
+                Input::Lockdown => Event::Lockdown,
                 Input::Ready => match running { Some(id) => Event::Ready(id, link()), None => continue },
                 Input::Ended(class, unheard) => match running.take() {
                     Some(id) => Event::Ended(id, closed(class, unheard)),

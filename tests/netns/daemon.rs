@@ -283,6 +283,34 @@ fn a_daemon_that_is_told_to_end_leaves_traffic_blocked() {
 }
 
 #[test]
+fn under_boot_lockdown_only_the_configuration_opens_the_host_again() {
+    story("under_boot_lockdown_only_the_configuration_opens_the_host_again", |world| {
+        let lan = "prefixes = [\"fd00:8f80::/32\", \"2001:db8::/64\"]";
+        world.write_tunnel("enf0", "", lan);
+        let locked = std::fs::read_to_string(world.tunnel_file("enf0")).unwrap().replace("\"session\"", "\"boot\"");
+        write(&world.tunnel_file("enf0"), locked.as_bytes(), 0o644);
+        stdout(world.ctl(&["reload"]));
+        assert!(ping("2001:db8::2"), "nothing is blocked before the first connect");
+        world.connect();
+        stdout(world.ctl(&["disconnect", "enf0", "--wait"]));
+        assert!(!ping("2001:db8::2"));
+        world.daemon().kill().unwrap();
+        world.daemon().wait().unwrap();
+        world.start_daemon();
+        world.bus.shows("enf0", "Blocking", "b true");
+        assert_eq!(world.status()["state_reason"], "lockdown");
+        assert!(!ping("2001:db8::2"), "a new daemon keeps what the old one blocked");
+        let config = world.path().join("etc");
+        let refused = world.ctl(&["clear", "enf0", "--config-dir", config.to_str().unwrap()]);
+        assert!(!refused.status.success());
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("lockdown"), "{refused:?}");
+        world.write_tunnel("enf0", "", lan);
+        stdout(world.ctl(&["reload"]));
+        wait_for("the host to be open", || ping("2001:db8::2"));
+    });
+}
+
+#[test]
 fn reload_changes_what_changed_and_nothing_else() {
     story("reload_changes_what_changed_and_nothing_else", |world| {
         world.connect();
