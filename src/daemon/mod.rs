@@ -128,17 +128,15 @@ impl Daemon {
 
     /// Returns one tunnel to its target. What its user disconnected under `lockdown = "boot"` blocks again.
     async fn restore(&mut self, name: &str) {
-        let Some(tunnel) = self.tunnels.get_mut(name) else { return };
-        match self.targets.get(name) {
-            Some(Target::Up) => self.feed(name, Event::Connect(Reason::Boot)).await,
-            None if tunnel.config.autoconnect => self.feed(name, Event::Connect(Reason::Boot)).await,
-            None => {}
-            Some(Target::Down) => {
-                if tunnel.policy().lockdown == Lockdown::Boot {
-                    self.feed(name, Event::Lockdown).await;
-                }
-            }
-        }
+        let Some(tunnel) = self.tunnels.get(name) else { return };
+        let locked = tunnel.policy().lockdown == Lockdown::Boot;
+        let event = match self.targets.get(name) {
+            Some(Target::Up) => Event::Connect(Reason::Boot),
+            None if tunnel.config.autoconnect => Event::Connect(Reason::Boot),
+            Some(Target::Down) if locked => Event::Lockdown,
+            Some(Target::Down) | None => return,
+        };
+        self.feed(name, event).await;
     }
 
     fn names(&self) -> Vec<String> {
