@@ -88,6 +88,15 @@ pub enum KernelError {
         /// What it says.
         said: String,
     },
+    /// The guard cannot be put, or not be taken away.
+    #[error("keep the nftables table {}{}", crate::plan::GUARD, advice(.0))]
+    Guard(#[source] io::Error),
+    /// The guard is another process's.
+    #[error(
+        "another process holds the nftables table {0}; stop it (is a second enftund running? `nft list table inet {0}` names it)",
+        crate::plan::GUARD
+    )]
+    GuardHeld,
     /// Somebody else changes our table.
     #[error("somebody else keeps changing our nftables table; it is not what it shall be")]
     UnstableFirewall,
@@ -108,11 +117,12 @@ impl KernelError {
     pub fn class(&self) -> Class {
         match self {
             Self::Netlink(source) | Self::Observe { source, .. } | Self::Change { source, .. } => class_of(source),
-            Self::RunNft { source, .. } => class_of(source),
+            Self::RunNft { source, .. } | Self::Guard(source) => class_of(source),
             Self::NoTun(_) | Self::NotTun { .. } | Self::Attach { .. } | Self::NoNft | Self::Nft { .. } => {
                 Class::Environment
             }
             Self::Busy { .. }
+            | Self::GuardHeld
             | Self::Unstable(_)
             | Self::UnstableFirewall
             | Self::NftHangs { .. }
@@ -123,9 +133,11 @@ impl KernelError {
 
 impl From<&KernelError> for Failure {
     fn from(error: &KernelError) -> Self {
-        use KernelError::{Nft, NftHangs, NoNft, RunNft, UnstableFirewall};
+        use KernelError::{Guard, GuardHeld, Nft, NftHangs, NoNft, RunNft, UnstableFirewall};
         let reason = match error {
-            NoNft | RunNft { .. } | NftHangs { .. } | Nft { .. } | UnstableFirewall => Reason::FirewallFailed,
+            NoNft | RunNft { .. } | NftHangs { .. } | Nft { .. } | UnstableFirewall | Guard(_) | GuardHeld => {
+                Reason::FirewallFailed
+            }
             _ => Reason::RouteFailed,
         };
         Self::new(reason, error.class(), chain(error))

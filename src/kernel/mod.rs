@@ -5,6 +5,7 @@
 
 mod address;
 mod error;
+mod guard;
 mod link;
 mod nft;
 mod route;
@@ -16,6 +17,7 @@ pub use watch::Watch;
 
 use crate::plan::{self, Change, Host, Observed, Plan, Rule, Scope};
 use crate::sys::tun::Tun;
+use guard::Guard;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -45,6 +47,7 @@ pub struct Kernel {
     held: HashMap<String, Held>,
     /// How this nft lists our present table, where that is not as we expect it.
     listed: Option<(nft::Listing, nft::Listing)>,
+    guard: Guard,
 }
 
 /// A device whose descriptor we hold.
@@ -67,7 +70,14 @@ impl Kernel {
         // With strict checks the kernel honours the filters of dumps: a table of ours is read without all others.
         let (connection, netlink, _) = rtnetlink::new_connection_with_strict_check().map_err(KernelError::Netlink)?;
         let driver = tokio::spawn(connection).abort_handle();
-        Ok(Self { netlink, driver, owner: link::owner_here(owner), held: HashMap::new(), listed: None })
+        Ok(Self {
+            netlink,
+            driver,
+            owner: link::owner_here(owner),
+            held: HashMap::new(),
+            listed: None,
+            guard: Guard::default(),
+        })
     }
 
     /// The user who may attach to TUN devices, and whose marked packets are our own.
@@ -119,15 +129,23 @@ impl Kernel {
     }
 
     /// Brings what is the host's and no single tunnel's into force; what was changed, as commands. The firewall comes first
-    /// and goes last.
+    /// and goes last; the guard, where the kernel can keep one, is there even before and after.
     pub async fn apply_host(&mut self, host: &Host) -> Result<Vec<String>, KernelError> {
         tokio::time::timeout(DEADLINE, self.converge_host(host)).await.unwrap_or(Err(KernelError::TimedOut(DEADLINE)))
     }
 
     async fn converge_host(&mut self, host: &Host) -> Result<Vec<String>, KernelError> {
         let mut changes = Vec::new();
+        let guard = host.guard.as_ref();
+        if guard.is_some() {
+            // Whatever comes of it, the firewall is not kept waiting.
+            changes.extend(self.guard.try_apply(guard).ok().flatten());
+        }
         if let Some(table) = &host.firewall {
             changes.extend(self.enforce(table).await?);
+        }
+        if guard.is_some() {
+            changes.extend(self.guard.apply(guard).await?);
         }
         for change in self.due_for_host(host).await? {
             self.execute(&change).await?;
@@ -137,6 +155,9 @@ impl Kernel {
             nft::clear(plan::TABLE).await?;
             self.listed = None;
             changes.push(format!("nft delete table inet {}", plan::TABLE));
+        }
+        if guard.is_none() {
+            changes.extend(self.guard.apply(None).await?);
         }
         Ok(changes)
     }

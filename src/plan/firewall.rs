@@ -12,6 +12,8 @@ use std::net::{IpAddr, SocketAddr};
 
 /// The name of our table, in family `inet`.
 pub const TABLE: &str = "enftun";
+/// The name of the table that stays when somebody flushes the ruleset.
+pub const GUARD: &str = "enftun-guard";
 const LOOPBACK: &str = "lo";
 
 /// What the firewall must know of one tunnel that blocks, beside the scope of its plan.
@@ -52,13 +54,23 @@ struct Host<'a> {
 
 /// The table for these plans; none when no tunnel blocks. `uid` is the user whose packets are our own.
 pub fn firewall<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32) -> Option<Table> {
+    blocking(plans, uid).map(|host| host.table())
+}
+
+/// The guard for these plans: a table that holds the host alone while [`firewall`] is missing. It drops nothing that passes
+/// the firewall, and is made without sets, so that it is short to tell the kernel.
+pub fn guard<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32) -> Option<Table> {
+    blocking(plans, uid).map(|host| host.guard())
+}
+
+fn blocking<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32) -> Option<Host<'a>> {
     let blocking = |plan: &'a Plan| {
         let policy = plan.policy.as_ref()?;
         let mark = Mark { mark: plan.scope.mark, mask: plan.scope.mask };
         Some(Blocking { dev: Some(&plan.scope.dev), mark, prefixes: &plan.scope.prefixes, policy })
     };
     let tunnels: Vec<_> = plans.into_iter().filter_map(blocking).collect();
-    if tunnels.is_empty() { None } else { Some(Host { tunnels, uid }.table()) }
+    (!tunnels.is_empty()).then_some(Host { tunnels, uid })
 }
 
 impl Host<'_> {
@@ -169,8 +181,18 @@ impl Host<'_> {
         rules
     }
 
+    /// The postrouting chain as far as it needs to know no flow: whose a marked packet is, only the firewall can tell.
+    fn guard(&self) -> Table {
+        let mut rules = vec![to_itself()];
+        let marked = "marked as our own";
+        rules.extend(self.each_mark(|mark| Rule::new(marked, [Test::Mark(mark)], Action::Accept)));
+        rules.extend(self.beside_and_into());
+        let rules = rules.iter().flat_map(Rule::without_sets).collect();
+        Table { name: GUARD, chains: vec![Chain { hook: Hook::Postrouting, priority: 301, rules }] }
+    }
+
     fn before_output(&self) -> Vec<Rule> {
-        let mut rules = vec![Rule::new("this host itself", [Test::Out(vec![LOOPBACK.into()])], Action::Accept)];
+        let mut rules = vec![to_itself()];
         for own in Family::ALL.map(|family| self.own(family)).into_iter().filter(|own| !own.is_empty()) {
             let tests = [Test::NotOut(self.inside()), Test::From(own)];
             rules.push(Rule::new("an own address in the tunnel is no source elsewhere", tests, Action::Drop));
@@ -299,6 +321,10 @@ impl Blocking<'_> {
 fn trusted(tunnel: &Blocking<'_>, tests: impl FnOnce(Vec<String>) -> Vec<Test>) -> Option<Rule> {
     let names: Vec<String> = tunnel.policy.trusted.iter().cloned().collect();
     (!names.is_empty()).then(|| Rule::new("trusted interfaces", tests(names), Action::Accept))
+}
+
+fn to_itself() -> Rule {
+    Rule::new("this host itself", [Test::Out(vec![LOOPBACK.into()])], Action::Accept)
 }
 
 const FORGED: &str = "our mark on what is not ours";

@@ -5,6 +5,7 @@
 mod common;
 
 mod daemon;
+mod guard;
 mod healing;
 mod interop;
 mod kernel;
