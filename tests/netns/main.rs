@@ -9,5 +9,6 @@ mod healing;
 mod interop;
 mod kernel;
 mod names;
+mod resolved;
 mod router;
 mod session;
