@@ -214,6 +214,18 @@ impl World {
         stdout(self.resolved_call("SetLinkDomains", &["ia(sb)", &index("lan0"), "0"]));
     }
 
+    /// Lets the bus start resolved for whoever calls it, as it may on a host. Here it only leaves the file that is returned.
+    fn make_it_startable(&self) -> PathBuf {
+        let (dir, started) = (self.path().display(), self.path().join("started"));
+        let service = format!("[D-BUS Service]\nName={}\nUser=root\nExec=/bin/false\n", MANAGER[0]);
+        write(&self.path().join("org.freedesktop.resolve1.service"), service.as_bytes(), 0o644);
+        write(&self.path().join("start"), format!("#!/bin/sh\ntouch {dir}/started\nexit 1\n").as_bytes(), 0o755);
+        let config =
+            format!("<busconfig><servicehelper>{dir}/start</servicehelper><servicedir>{dir}</servicedir></busconfig>");
+        self.bus.add_policy("services.conf", &config);
+        started
+    }
+
     fn stop_resolved(&mut self) {
         self.resolved = None;
         wait_for("resolved to be gone", || !self.on_the_bus(MANAGER[0]));
@@ -437,6 +449,7 @@ fn names_are_asked_through_the_tunnel_and_nowhere_else() {
 fn without_resolved_there_is_one_warning_and_the_tunnel_works() {
     story("without_resolved_there_is_one_warning_and_the_tunnel_works", |world| {
         world.write_tunnel(LAN, EVERY_NAME);
+        let started = world.make_it_startable();
         world.start_daemon();
         world.connect();
         assert!(ping(ROUTER));
@@ -447,7 +460,9 @@ fn without_resolved_there_is_one_warning_and_the_tunnel_works() {
         }
         stdout(world.ctl(&["reconnect", "enf0", "--wait"]));
         assert!(ping(ROUTER));
-        // Also nobody starts it: there is a way to, and it is not taken.
+        assert!(!started.exists(), "it is not for the daemon to start it");
+        assert!(!world.resolved_call("FlushCaches", &[]).status.success());
+        assert!(started.exists(), "a call like any other would have");
         world.start_resolved();
         world.link_becomes(&every_name());
         assert_eq!(world.warnings().len(), 1);
@@ -479,5 +494,30 @@ fn without_the_permission_there_is_one_warning_that_names_it() {
         stdout(world.ctl(&["reconnect", "enf0", "--wait"]));
         world.link_becomes(&every_name());
         assert_eq!(world.warnings().len(), 1);
+    });
+}
+
+#[test]
+fn a_router_given_by_name_is_found_again_though_all_names_belong_in_the_tunnel() {
+    story("a_router_given_by_name_is_found_again_though_all_names_belong_in_the_tunnel", |world| {
+        // More servers than a resolv.conf has, before the LAN's own.
+        let servers = ["fd00:8f80:1::1", "fd00:8f80::53", "fd00:8f80::54", "fd00:8f80::55"];
+        world.write_tunnel("router.example.net", &format!("[dns]\nservers = {servers:?}\n"));
+        world.start_resolved();
+        world.start_daemon();
+        world.connect();
+        let listed = || fs::read_to_string("/run/systemd/resolve/resolv.conf").unwrap();
+        wait_for("resolved to list all servers", || listed().matches("nameserver").count() == 5);
+        let asked = world.asked(LAN).matches("router.example.net").count();
+        world.router = None;
+        stdout(world.ctl(&["wait", "enf0", "reconnecting"]));
+        world.start_router();
+        stdout(world.ctl(&["wait", "enf0", "connected", "--timeout=30s"]));
+        assert!(world.asked(LAN).matches("router.example.net").count() > asked);
+        assert!(
+            !world.log().contains("does not answer") && !world.log().contains("cannot be asked"),
+            "{}",
+            world.log()
+        );
     });
 }
