@@ -138,9 +138,13 @@ impl World {
 
     /// What the tunnel's file has besides the usual.
     fn write_tunnel(&self, host: &str, dns: &str) {
+        self.write_tunnel_for("fd00:8f80::/32", host, dns);
+    }
+
+    fn write_tunnel_for(&self, prefix: &str, host: &str, dns: &str) {
         let text = format!(
             "kind = \"enf\"\n[remote]\nhosts = [\"{host}\"]\nca_cert_file = \"ca.pem\"\nname = \"router.example.net\"\n\
-             [route]\nprefixes = [\"fd00:8f80::/32\"]\nlockdown = \"session\"\n[identity]\ncert_file = \"client.crt.pem\"\n\
+             [route]\nprefixes = [\"{prefix}\"]\nlockdown = \"session\"\n[identity]\ncert_file = \"client.crt.pem\"\n\
              key_file = \"client.key.pem\"\n[retry]\nfirst = \"200ms\"\nmax = \"1s\"\n{dns}"
         );
         write(&self.path().join("etc/tunnels/enf0.toml"), text.as_bytes(), 0o644);
@@ -321,13 +325,35 @@ fn index(dev: &str) -> String {
 
 fn ping(address: &str) -> bool {
     let mut command = Command::new("ping");
-    command.args(["-c", "1", "-W", "2", "-q", address]).stdout(Stdio::null()).status().unwrap().success()
+    command
+        .args(["-c", "1", "-W", "2", "-q", address])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap()
+        .success()
 }
 
 /// An IPv6 server as resolved shows it.
 fn server(address: &str) -> String {
     let address: std::net::Ipv6Addr = address.parse().unwrap();
     format!("[10,{:?}]", address.octets()).replace(' ', "")
+}
+
+/// Counts questions to name servers that leave by the LAN.
+fn count_questions() {
+    sh("nft 'table inet sniff {
+        counter questions { packets 0 bytes 0; }
+        chain out {
+            type filter hook postrouting priority 400;
+            oifname lan0 meta l4proto { tcp, udp } th dport 53 counter name questions
+        }
+    }'");
+}
+
+fn on_the_lan() -> u64 {
+    let text = sh("nft list counter inet sniff questions");
+    text.split_once("packets ").unwrap().1.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 fn every_name() -> String {
@@ -409,17 +435,7 @@ fn names_are_asked_through_the_tunnel_and_nowhere_else() {
         world.write_tunnel(LAN, EVERY_NAME);
         world.start_resolved();
         world.start_daemon();
-        sh("nft 'table inet sniff {
-            counter questions { packets 0 bytes 0; }
-            chain out {
-                type filter hook postrouting priority 400;
-                oifname lan0 meta l4proto { tcp, udp } th dport 53 counter name questions
-            }
-        }'");
-        let on_the_lan = || {
-            let text = sh("nft list counter inet sniff questions");
-            text.split_once("packets ").unwrap().1.split_whitespace().next().unwrap().parse::<u64>().unwrap()
-        };
+        count_questions();
         assert_eq!(world.look_up("before.example").unwrap(), OUTSIDE);
         assert!(on_the_lan() > 0 && world.asked(LAN).contains("before.example"), "the counter sees questions");
 
@@ -439,6 +455,11 @@ fn names_are_asked_through_the_tunnel_and_nowhere_else() {
         assert_eq!(on_the_lan(), before);
         assert_eq!(world.look_up("some.example").unwrap(), OUTSIDE);
         assert!(!world.asked(ROUTER).contains("some.example") && !world.asked(LAN).contains("host.corp.example"));
+
+        // What resolved does with a link without carrier, and nothing that the routes of this tunnel could hold.
+        world.router = None;
+        stdout(world.ctl(&["wait", "enf0", "reconnecting"]));
+        wait_for("names to go to the LAN", || world.look_up("between.corp.example").as_deref() == Ok(OUTSIDE));
 
         stdout(world.ctl(&["disconnect", "enf0", "--wait"]));
         wait_for("names to go to the LAN again", || world.look_up("after.example").as_deref() == Ok(OUTSIDE));
@@ -519,5 +540,55 @@ fn a_router_given_by_name_is_found_again_though_all_names_belong_in_the_tunnel()
             "{}",
             world.log()
         );
+    });
+}
+
+#[test]
+fn with_everything_in_the_tunnel_names_fail_between_two_sessions_rather_than_leave_by_the_lan() {
+    let test = "with_everything_in_the_tunnel_names_fail_between_two_sessions_rather_than_leave_by_the_lan";
+    story(test, |world| {
+        world.write_tunnel_for("default", LAN, EVERY_NAME);
+        world.start_resolved();
+        world.start_daemon();
+        count_questions();
+        assert_eq!(world.look_up("before.example").unwrap(), OUTSIDE);
+        let before = on_the_lan();
+        assert!(before > 0, "the counter sees questions");
+        world.connect();
+        world.link_becomes(&every_name());
+        assert_eq!(world.look_up("during.example").unwrap(), INSIDE);
+        world.router = None;
+        stdout(world.ctl(&["wait", "enf0", "reconnecting"]));
+        assert!(world.look_up("between.example").is_err());
+        assert_eq!(on_the_lan(), before);
+        world.start_router();
+        stdout(world.ctl(&["wait", "enf0", "connected"]));
+        wait_for("names in the new session", || world.look_up("again.example").as_deref() == Ok(INSIDE));
+        assert_eq!(on_the_lan(), before);
+    });
+}
+
+#[test]
+fn run_leaves_name_servers_alone_and_says_how_to_set_them() {
+    story("run_leaves_name_servers_alone_and_says_how_to_set_them", |world| {
+        world.write_tunnel(LAN, EVERY_NAME);
+        world.start_resolved();
+        let log = fs::File::create(world.path().join("log")).unwrap();
+        let mut command = world.bus.command(env!("CARGO_BIN_EXE_enftunctl"));
+        command.args(["run", "enf0"]);
+        for (directory, place) in [("config", "etc"), ("runtime", "run")] {
+            command.arg(format!("--{directory}-dir")).arg(world.path().join(place));
+        }
+        let _run = Running(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
+        wait_for("a warning", || world.log().contains("[dns]"));
+        let (_, by_hand) =
+            world.log().trim().split_once("by hand: ").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+        wait_for("a session", || ping(ROUTER));
+        assert_eq!(world.link("enf0"), "[] [] false");
+        let mut shell = world.bus.command("sh");
+        let resolvectl = unpacked("usr/bin/resolvectl").unwrap();
+        let path = format!("{}:{}", resolvectl.parent().unwrap().display(), std::env::var("PATH").unwrap());
+        stdout(shell.env("PATH", path).args(["-ec", &by_hand]).output().unwrap());
+        assert_eq!(world.link("enf0"), every_name());
     });
 }
