@@ -8,6 +8,7 @@ mod daemon;
 mod healing;
 mod interop;
 mod kernel;
+mod last_mile;
 mod names;
 mod resolved;
 mod router;
