@@ -9,9 +9,9 @@ use crate::common::wait_for;
 
 const OWN: &str = "fd00:8f80:1::1234";
 
-/// A connected tunnel for everything to a router at `address`, behind a gateway; then `tell`. The session must be the first
-/// one still.
-fn connected_by(test: &str, address: &str, tell: impl FnOnce() + Send) {
+/// On a host that was prepared so, a tunnel for everything to a router at `address`, behind a gateway; once it is connected,
+/// `tell`. The session must be the first one still.
+fn connected_by(test: &str, address: &str, prepared: &str, tell: impl FnOnce() + Send) {
     in_netns_with_tun(test, || {
         let (here, far) = (Netns::here(), Netns::new());
         veth(&here, "lan0", &far, "far0");
@@ -22,6 +22,7 @@ fn connected_by(test: &str, address: &str, tell: impl FnOnce() + Send) {
              ip addr add 203.0.113.1/32 dev lo; ip addr add 2001:db8:f::1/128 dev lo",
         );
         wait_for("all addresses", || [&here, &far].iter().all(|end| end.exec("ip -6 addr show tentative").is_empty()));
+        sh(prepared);
         let ca = Ca::v3("Test Root");
         let config = {
             let router = ca.sign_v3(Leaf::new("router").dns("router"));
@@ -42,7 +43,7 @@ fn connected_by(test: &str, address: &str, tell: impl FnOnce() + Send) {
 
 #[test]
 fn an_ipv6_last_mile_stays_up_through_a_thousand_netlink_events() {
-    connected_by("an_ipv6_last_mile_stays_up_through_a_thousand_netlink_events", "[2001:db8:f::1]", || {
+    connected_by("an_ipv6_last_mile_stays_up_through_a_thousand_netlink_events", "[2001:db8:f::1]", "", || {
         for number in 0..250 {
             sh(&format!(
                 "ip addr add 2001:db8:5::{number:x}/128 dev lo; ip -6 route add 2001:db8:6:{number:x}::/64 dev lan0
@@ -55,8 +56,7 @@ fn an_ipv6_last_mile_stays_up_through_a_thousand_netlink_events() {
 #[test]
 fn an_ipv4_last_mile_stays_up_with_every_setting_of_rp_filter() {
     for setting in 0..=2 {
-        connected_by("an_ipv4_last_mile_stays_up_with_every_setting_of_rp_filter", "203.0.113.1", || {
-            sh(&format!("for f in all lan0; do echo {setting} > /proc/sys/net/ipv4/conf/$f/rp_filter; done"));
-        });
+        let prepared = format!("for f in all lan0; do echo {setting} > /proc/sys/net/ipv4/conf/$f/rp_filter; done");
+        connected_by("an_ipv4_last_mile_stays_up_with_every_setting_of_rp_filter", "203.0.113.1", &prepared, || {});
     }
 }

@@ -303,6 +303,21 @@ fn with_everything_in_the_tunnel_the_routers_name_is_looked_up_by_marked_questio
 }
 
 #[test]
+fn while_nobody_answers_for_the_name_the_router_is_tried_where_it_was() {
+    story("while_nobody_answers_for_the_name_the_router_is_tried_where_it_was", |world| {
+        let dns = world.name_server(|_| Reply::Addresses(&[ROUTER]));
+        let router = world.router_at(ROUTER);
+        let mut run = world.tunnel().run();
+        run.until("connected");
+        drop((dns, router));
+        run.until("reconnecting");
+        let router = world.router_at(ROUTER);
+        run.until("connected");
+        assert_eq!(router.connections(), 1);
+    });
+}
+
+#[test]
 fn a_name_with_only_an_ipv6_address_connects() {
     story("a_name_with_only_an_ipv6_address_connects", |world| {
         let _dns = world.name_server(|_| Reply::Addresses(&[ROUTER6]));
