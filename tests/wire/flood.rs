@@ -1,0 +1,1 @@
+//! A flood from another core while the whole table is replaced, again and again.

@@ -1,0 +1,470 @@
+//! The catalogue of probes, and the threads that fire them without end. Each is one sort of packet that must not leave.
+
+use crate::bed::{
+    Bed, Example, FAR_SERVICE, LAN, LAN6, NEIGHBOUR, NEIGHBOUR6, OWN, OWN4, ROUTER, ROUTER6, SERVICE,
+};
+use crate::common::bus::{daemon_user, no_other_uid, own_uid};
+use crate::common::netns::Netns;
+use crate::shot::{Link, Shot, Way, What, payload};
+use crate::sniffer::Frame;
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::{Uid, setfsuid};
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write as _};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+/// Somebody who is neither root nor the daemon.
+const SOMEBODY: u32 = 1;
+/// The marks of nobody: another mark than the tunnel's.
+const OTHER_MARK: u32 = 0x99;
+
+/// Which layer stands alone when the other is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// The kernel chooses the interface: routing holds it without the firewall.
+    ByRouting,
+    /// Bound to a device in IPv4, broadcast, scoped multicast, or with a stolen mark: only the firewall holds it.
+    ByFirewall,
+}
+
+/// Who sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Who {
+    /// A process in the client, of this user.
+    Client(u32),
+    /// A process in the container; the client forwards.
+    Container,
+    Neighbour,
+    Hostile,
+}
+
+/// One sort of packet.
+pub struct Probe {
+    pub name: String,
+    pub held: Held,
+    pub who: Who,
+    fire: Box<dyn FnMut(u16) + Send>,
+}
+
+/// Threads that fire probes, and the services that they speak to; all end with this value.
+pub struct Probing {
+    probes: BTreeMap<u16, (String, Held)>,
+    heard: Arc<Mutex<BTreeMap<u16, SystemTime>>>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Probing {
+    pub fn start(bed: &Bed, probes: Vec<Probe>) -> Self {
+        let (stop, heard) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(BTreeMap::new())));
+        let mut probing = Self { probes: BTreeMap::new(), heard: heard.clone(), stop, threads: Vec::new() };
+        let client = Netns::here();
+        probing.thread(&client, move |stop| serve_udp("0.0.0.0", stop, &heard));
+        let heard = probing.heard.clone();
+        probing.thread(&client, move |stop| serve_udp("::", stop, &heard));
+        probing.thread(&client, |stop| serve_tcp(SERVICE, stop));
+        probing.thread(&bed.far, |stop| serve_tcp(FAR_SERVICE, stop));
+
+        let mut hands: BTreeMap<(Who, usize), Vec<(u16, Probe)>> = BTreeMap::new();
+        for (index, probe) in probes.into_iter().enumerate() {
+            let id = u16::try_from(index + 1).unwrap();
+            probing.probes.insert(id, (probe.name.clone(), probe.held));
+            // Two threads for those that are most.
+            let hand = if probe.who == Who::Client(own_uid()) { index % 2 } else { 0 };
+            hands.entry((probe.who, hand)).or_default().push((id, probe));
+        }
+        for ((who, _), mut probes) in hands {
+            let at = match who {
+                Who::Client(_) => &client,
+                Who::Container => &bed.container,
+                Who::Neighbour => &bed.neighbour,
+                Who::Hostile => &bed.hostile,
+            };
+            probing.thread(at, move |stop| {
+                if let Who::Client(uid) = who {
+                    // What `meta skuid` reads; and the capabilities for marks and devices stay.
+                    setfsuid(Uid::from_raw(uid));
+                    assert_eq!(setfsuid(Uid::from_raw(uid)).as_raw(), uid);
+                }
+                while !stop.load(SeqCst) {
+                    probes.iter_mut().for_each(|(id, probe)| (probe.fire)(*id));
+                    // Leaves the processor to those who are being tested.
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+        }
+        probing
+    }
+
+    /// A thread in this namespace.
+    fn thread(&mut self, at: &Netns, work: impl FnOnce(&AtomicBool) + Send + 'static) {
+        let (namespace, stop) = (std::fs::File::open(at.path()).unwrap(), self.stop.clone());
+        self.threads.push(std::thread::spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            work(&stop);
+        }));
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = (u16, &str)> {
+        self.probes.iter().map(|(id, (name, _))| (*id, name.as_str()))
+    }
+
+    /// Those that one layer holds.
+    pub fn only(&self, held: Held) -> impl Iterator<Item = u16> {
+        self.probes.iter().filter(move |(_, probe)| probe.1 == held).map(|(id, _)| *id)
+    }
+
+    pub fn held_by(&self, frame: &Frame) -> Option<Held> {
+        frame.probe.and_then(|id| self.probes.get(&id)).map(|(_, held)| *held)
+    }
+
+    /// The probes from outside that the client's service has heard since then.
+    pub fn heard_since(&self, since: SystemTime) -> BTreeSet<&str> {
+        let heard = self.heard.lock().unwrap();
+        heard.iter().filter(|(_, at)| **at >= since).map(|(id, _)| self.probes[id].0.as_str()).collect()
+    }
+
+    /// Each probe that leaked, how often, and its first and last frame with their times.
+    pub fn tell(&self, leaks: &[Frame], since: SystemTime) -> String {
+        let mut groups: BTreeMap<Option<u16>, Vec<&Frame>> = BTreeMap::new();
+        leaks.iter().for_each(|frame| groups.entry(frame.probe).or_default().push(frame));
+        let when = |frame: &Frame| frame.at.duration_since(since).unwrap_or_default().as_micros() as f64 / 1000.0;
+        let line = |(id, frames): (&Option<u16>, &Vec<&Frame>)| {
+            let name = id.and_then(|id| self.probes.get(&id)).map_or("(no probe)", |(name, _)| name);
+            let (first, last) = (frames[0], frames[frames.len() - 1]);
+            let (begun, ended) = (when(first), when(last));
+            format!("LEAK {name}: {} frames, {begun:.1} ms to {ended:.1} ms: {first}", frames.len())
+        };
+        groups.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Probing {
+    fn drop(&mut self) {
+        self.stop.store(true, SeqCst);
+        for thread in self.threads.drain(..) {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "a probe's thread ended early");
+        }
+    }
+}
+
+/// Says everything back to whoever said it.
+fn serve_udp(at: &str, stop: &AtomicBool, heard: &Mutex<BTreeMap<u16, SystemTime>>) {
+    let at: IpAddr = at.parse().unwrap();
+    let domain = if at.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::DGRAM, None).unwrap();
+    if at.is_ipv6() {
+        socket.set_only_v6(true).unwrap();
+    }
+    socket.bind(&SocketAddr::new(at, SERVICE).into()).unwrap();
+    let socket = UdpSocket::from(socket);
+    socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let mut bytes = [0; 2048];
+    while !stop.load(SeqCst) {
+        let Ok((length, from)) = socket.recv_from(&mut bytes) else { continue };
+        if let Some(id) = crate::shot::probe_of_port(from.port()) {
+            heard.lock().unwrap().insert(id, SystemTime::now());
+        }
+        let _ = socket.send_to(&bytes[..length], from);
+    }
+}
+
+/// Says something to whoever connects, and reads what comes.
+fn serve_tcp(port: u16, stop: &AtomicBool) {
+    let listener = TcpListener::bind(("::", port)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let (mut streams, mut bytes) = (Vec::new(), [0; 2048]);
+    while !stop.load(SeqCst) {
+        while let Ok((stream, _)) = listener.accept() {
+            let mut stream = stream;
+            stream.set_nonblocking(true).unwrap();
+            let _ = stream.write(b"hello");
+            streams.push(stream);
+        }
+        streams.retain_mut(|stream| match stream.read(&mut bytes) {
+            Ok(count) => count > 0 && stream.write(b"more").is_ok(),
+            Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+        });
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Collects probes; the names are made of what they are.
+struct Catalogue {
+    link: Link,
+    probes: Vec<Probe>,
+}
+
+impl Catalogue {
+    fn add(&mut self, who: Who, held: Held, name: &str, shot: Shot) {
+        // Where there are no other users there is nobody to be.
+        if matches!(who, Who::Client(uid) if uid != own_uid() && no_other_uid().is_some()) {
+            return;
+        }
+        let mut name = format!("{name}: {who:?} {:?} to {}", shot.what, shot.destination());
+        if shot.way != Way::Chosen {
+            name += &format!(" by {:?}", shot.way);
+        }
+        if let Some(mark) = shot.mark {
+            name += &format!(" with mark {mark:#x}");
+        }
+        if let Some(source) = shot.source {
+            name += &format!(" from {source}");
+        }
+        let link = self.link.clone();
+        // Refused, unreachable, without an address just now: all the same to us.
+        let fire = move |id| drop(shot.fire(id, &link));
+        self.probes.push(Probe { name, held, who, fire: Box::new(fire) });
+    }
+
+    /// A socket that is connected while the host is open, and sends ever after.
+    fn add_flow(&mut self, who: Who, held: Held, shot: Shot) {
+        let name = format!("from before: {who:?} {:?} to {} by {:?}", shot.what, shot.to, shot.way);
+        let (link, mut flow) = (self.link.clone(), None::<Socket>);
+        let fire = move |id| {
+            let socket = flow.get_or_insert_with(|| {
+                let socket = shot.socket(id, &link).unwrap();
+                let to = SockAddr::from(shot.destination());
+                socket.connect_timeout(&to, Duration::from_secs(10)).expect("an open host");
+                socket.set_nonblocking(true).unwrap();
+                socket
+            });
+            let _ = socket.send(&payload(id, 0));
+        };
+        self.probes.push(Probe { name, held, who, fire: Box::new(fire) });
+    }
+}
+
+/// All probes that fit the bed's example.
+pub fn all(bed: &Bed) -> Vec<Probe> {
+    let mut catalogue = Catalogue { link: bed.link.clone(), probes: Vec::new() };
+    catalogue.far(bed);
+    catalogue.flows(bed);
+    catalogue.forwarded(bed);
+    catalogue.sources(bed);
+    catalogue.inbound(bed);
+    if bed.example == Example::Device {
+        catalogue.lan(bed);
+        catalogue.imitations(bed);
+    }
+    catalogue.probes
+}
+
+/// Broadcast, multicast and devices in IPv4: what only the firewall holds.
+pub fn imitations(bed: &Bed) -> Vec<Probe> {
+    let mut catalogue = Catalogue { link: bed.link.clone(), probes: Vec::new() };
+    catalogue.imitations(bed);
+    catalogue.probes
+}
+
+/// Bound to a device, IPv4 is held by the firewall alone.
+fn bound(to: IpAddr) -> Held {
+    if to.is_ipv4() { Held::ByFirewall } else { Held::ByRouting }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+impl Catalogue {
+    /// To a host far away that belongs in the tunnel.
+    fn far(&mut self, bed: &Bed) {
+        let (root, mark) = (Who::Client(own_uid()), bed.example.mark());
+        for far in bed.example.far() {
+            let at = |port| SocketAddr::new(far, port);
+            for (what, port) in
+                [(What::Udp, 53), (What::Udp, 9999), (What::Tcp, 53), (What::Tcp, 80), (What::Echo, 0), (What::Raw, 0)]
+            {
+                self.add(root, Held::ByRouting, "plain", Shot::new(what, at(port)));
+                self.add(root, Held::ByFirewall, "stolen mark", Shot::new(what, at(port)).marked(mark));
+                self.add(root, bound(far), "bound", Shot::new(what, at(port)).by(Way::Device));
+            }
+            for (what, port) in [(What::Udp, 53), (What::Tcp, 443)] {
+                for uid in [SOMEBODY, daemon_user()] {
+                    self.add(Who::Client(uid), Held::ByRouting, "another user", Shot::new(what, at(port)));
+                    let marked = Shot::new(what, at(port)).marked(mark);
+                    self.add(Who::Client(uid), Held::ByFirewall, "another user, stolen mark", marked);
+                }
+            }
+            self.add(root, Held::ByRouting, "other mark", Shot::new(What::Udp, at(53)).marked(OTHER_MARK));
+            for way in [Way::PacketInfo, Way::UnicastIf] {
+                self.add(root, bound(far), "bound", Shot::new(What::Udp, at(53)).by(way));
+                self.add(root, bound(far), "bound", Shot::new(What::Udp, at(9999)).by(way));
+            }
+            self.add(Who::Client(SOMEBODY), bound(far), "bound", Shot::new(What::Udp, at(53)).by(Way::Device));
+            self.add(root, Held::ByRouting, "large", Shot { size: 4000, ..Shot::new(What::Udp, at(9999)) });
+            let large = Shot { size: 4000, ..Shot::new(What::Udp, at(9999)) };
+            self.add(root, bound(far), "large, bound", large.by(Way::Device));
+            if far.is_ipv4() {
+                self.add(root, Held::ByRouting, "mapped", Shot { mapped: true, ..Shot::new(What::Udp, at(53)) });
+                self.add(root, Held::ByRouting, "mapped", Shot { mapped: true, ..Shot::new(What::Tcp, at(80)) });
+            }
+        }
+    }
+
+    /// Sockets that were there before.
+    fn flows(&mut self, bed: &Bed) {
+        for far in bed.example.far() {
+            for (what, port) in [(What::Udp, 9999), (What::Tcp, FAR_SERVICE)] {
+                let shot = Shot::new(what, SocketAddr::new(far, port));
+                self.add_flow(Who::Client(own_uid()), Held::ByRouting, shot);
+                self.add_flow(Who::Client(own_uid()), bound(far), shot.by(Way::Device));
+                self.add_flow(Who::Container, Held::ByRouting, shot);
+            }
+        }
+        if bed.example == Example::Device {
+            for own in [LAN, LAN6] {
+                let to = SocketAddr::new(ip(own), SERVICE);
+                self.add_flow(Who::Neighbour, Held::ByRouting, Shot::new(What::Tcp, to));
+                self.add_flow(Who::Neighbour, Held::ByRouting, Shot::new(What::Udp, to));
+            }
+        }
+    }
+
+    /// From behind the client, masqueraded (.2) and as they are (.3).
+    fn forwarded(&mut self, bed: &Bed) {
+        for far in bed.example.far() {
+            for last in [2, 3] {
+                let source = if far.is_ipv4() { format!("10.99.0.{last}") } else { format!("fd99::{last}") };
+                for (what, port) in [(What::Udp, 53), (What::Udp, 9999), (What::Tcp, 80), (What::Echo, 0)] {
+                    let shot = Shot::new(what, SocketAddr::new(far, port)).from(ip(&source));
+                    self.add(Who::Container, Held::ByRouting, "forwarded", shot);
+                }
+            }
+        }
+        if bed.example == Example::Device {
+            for neighbour in [NEIGHBOUR, NEIGHBOUR6] {
+                let shot = Shot::new(What::Udp, SocketAddr::new(ip(neighbour), 53));
+                self.add(Who::Container, Held::ByRouting, "forwarded", shot);
+            }
+        }
+    }
+
+    /// With a source of their own choice.
+    fn sources(&mut self, bed: &Bed) {
+        let root = Who::Client(own_uid());
+        for far in bed.example.far() {
+            let (lan, own) = if far.is_ipv4() { (LAN, OWN4) } else { (LAN6, OWN) };
+            let shot = |what, port| Shot::new(what, SocketAddr::new(far, port));
+            for what in [What::Udp, What::Tcp] {
+                self.add(root, Held::ByRouting, "the LAN's source", shot(what, 80).from(ip(lan)));
+                self.add(root, bound(far), "the tunnel's source", shot(what, 80).from(ip(own)).by(Way::Device));
+                let marked = shot(what, 80).from(ip(own)).marked(bed.example.mark());
+                self.add(root, Held::ByFirewall, "the tunnel's source, stolen mark", marked);
+            }
+            self.add(root, Held::ByRouting, "the tunnel's source", shot(What::Udp, 81).from(ip(own)));
+        }
+    }
+
+    /// From the LAN to the client; the answers must not leave.
+    fn inbound(&mut self, bed: &Bed) {
+        for who in [Who::Neighbour, Who::Hostile] {
+            let mut addresses = vec![("the tunnel's address", ip(OWN)), ("the tunnel's address", ip(OWN4))];
+            if bed.example == Example::Device {
+                addresses.extend([("inbound", ip(LAN)), ("inbound", ip(LAN6))]);
+            }
+            for (name, address) in addresses {
+                // The second port is closed.
+                for (what, port) in [
+                    (What::Udp, SERVICE),
+                    (What::Tcp, SERVICE),
+                    (What::Udp, SERVICE + 1),
+                    (What::Tcp, SERVICE + 1),
+                    (What::Echo, 0),
+                ] {
+                    self.add(who, Held::ByRouting, name, Shot::new(what, SocketAddr::new(address, port)));
+                }
+            }
+            if bed.example == Example::Device {
+                let index = bed.neighbour.run(|| nix::net::if_::if_nametoindex("lan0").unwrap());
+                for to in ["fe80::10", "ff02::1"] {
+                    let to = SocketAddrV6::new(to.parse().unwrap(), SERVICE, 0, index);
+                    self.add(who, Held::ByRouting, "inbound, link-local", Shot::new(What::Echo, to.into()));
+                    self.add(who, Held::ByRouting, "inbound, link-local", Shot::new(What::Udp, to.into()));
+                }
+            }
+        }
+    }
+
+    /// To the LAN: its hosts, broadcast, multicast.
+    fn lan(&mut self, bed: &Bed) {
+        let root = Who::Client(own_uid());
+        for neighbour in [NEIGHBOUR, NEIGHBOUR6] {
+            let to = |port| SocketAddr::new(ip(neighbour), port);
+            for (what, port) in [(What::Udp, 53), (What::Tcp, 80), (What::Echo, 0)] {
+                self.add(root, Held::ByRouting, "neighbour", Shot::new(what, to(port)));
+                self.add(root, bound(to(0).ip()), "neighbour", Shot::new(what, to(port)).by(Way::Device));
+                let marked = Shot::new(what, to(port)).marked(bed.example.mark());
+                self.add(root, Held::ByFirewall, "neighbour, stolen mark", marked);
+            }
+            for way in [Way::PacketInfo, Way::UnicastIf] {
+                self.add(root, bound(to(0).ip()), "neighbour", Shot::new(What::Udp, to(53)).by(way));
+            }
+        }
+        let scoped = |address: &str, port| SocketAddrV6::new(ip6(address), port, 0, bed.link.index).into();
+        for (what, port) in [(What::Udp, 53), (What::Tcp, 80), (What::Echo, 0)] {
+            self.add(root, Held::ByRouting, "link-local", Shot::new(what, scoped("fe80::20", port)));
+        }
+        for (group, port) in [("ff02::1:77", 9999), ("ff02::fb", 5353), ("ff05::77", 9999), ("ff0e::77", 9999)] {
+            self.add(root, Held::ByFirewall, "scoped multicast", Shot::new(What::Udp, scoped(group, port)));
+            let to = SocketAddr::new(ip(group), port);
+            for way in [Way::MulticastIf, Way::Device, Way::PacketInfo] {
+                self.add(root, Held::ByFirewall, "scoped multicast", Shot::new(What::Udp, to).by(way));
+            }
+            // A link-local group needs a link.
+            if !group.starts_with("ff02") {
+                self.add(root, Held::ByRouting, "multicast", Shot::new(What::Udp, to));
+            }
+        }
+        self.add(root, Held::ByFirewall, "scoped multicast", Shot::new(What::Echo, scoped("ff02::1", 0)));
+        for (group, port) in [("224.0.0.251", 5353), ("224.0.0.77", 9999), ("239.1.2.3", 9999)] {
+            let to = SocketAddr::new(ip(group), port);
+            self.add(root, Held::ByRouting, "multicast", Shot::new(What::Udp, to));
+            for way in [Way::MulticastIf, Way::Device, Way::PacketInfo] {
+                self.add(root, Held::ByFirewall, "scoped multicast", Shot::new(What::Udp, to).by(way));
+            }
+            // The kernel takes the source's interface.
+            self.add(root, Held::ByFirewall, "scoped multicast", Shot::new(What::Udp, to).from(ip(LAN)));
+        }
+        for (broadcast, held) in [("255.255.255.255", Held::ByRouting), ("192.0.2.255", Held::ByFirewall)] {
+            // DHCP's own port, from another than DHCP's own.
+            for port in [67, 9999] {
+                let shot = Shot::new(What::Udp, SocketAddr::new(ip(broadcast), port));
+                self.add(root, held, "broadcast", shot);
+                for way in [Way::Device, Way::PacketInfo, Way::UnicastIf] {
+                    self.add(root, Held::ByFirewall, "broadcast", shot.by(way));
+                }
+            }
+        }
+    }
+
+    /// Towards the router where the tunnel goes, as if it were the tunnel.
+    fn imitations(&mut self, bed: &Bed) {
+        let routing = if bed.example == Example::Device { Held::ByRouting } else { Held::ByFirewall };
+        let mark = bed.example.mark();
+        for router in [ROUTER, ROUTER6] {
+            let to = SocketAddr::new(ip(router), 443);
+            // The daemon's own user with the mark is the daemon, for all that a firewall can know; not so by UDP.
+            let shots = [(What::Tcp, own_uid()), (What::Tcp, SOMEBODY), (What::Udp, own_uid()), (What::Udp, daemon_user())];
+            for (what, uid) in shots {
+                let who = Who::Client(uid);
+                self.add(who, routing, "imitation", Shot::new(what, to));
+                self.add(who, Held::ByFirewall, "imitation, bound", Shot::new(what, to).by(Way::Device));
+                self.add(who, Held::ByFirewall, "imitation, stolen mark", Shot::new(what, to).marked(mark));
+            }
+            self.add(Who::Client(daemon_user()), routing, "imitation, unmarked", Shot::new(What::Tcp, to));
+            let beside = Shot::new(What::Tcp, SocketAddr::new(ip(router), 444)).marked(mark);
+            self.add(Who::Client(daemon_user()), Held::ByFirewall, "beside the router's port", beside);
+        }
+    }
+}
+
+fn ip6(text: &str) -> std::net::Ipv6Addr {
+    text.parse().unwrap()
+}

@@ -1,0 +1,64 @@
+//! What holds while nothing happens: each layer, and the limits of what a layer holds.
+
+use crate::bed::{Example, story, times};
+use crate::common::netns::sh;
+use crate::probes::Held;
+use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+
+const EXAMPLES: [Example; 2] = [Example::Device, Example::Server];
+
+/// Lets the probes fire for so long; nothing else is waited for.
+fn a_while() {
+    std::thread::sleep(Duration::from_millis(300) * u32::try_from(times(1)).unwrap());
+}
+
+#[test]
+fn an_open_host_lets_every_probe_out_and_the_sniffer_sees_each() {
+    for example in EXAMPLES {
+        story("an_open_host_lets_every_probe_out_and_the_sniffer_sees_each", example, |bed| {
+            let probing = bed.probe();
+            bed.control(&probing);
+        });
+    }
+}
+
+#[test]
+fn connected_nothing_leaves_beside_the_tunnel() {
+    for example in EXAMPLES {
+        story("connected_nothing_leaves_beside_the_tunnel", example, |bed| {
+            let probing = bed.probe();
+            bed.close(&probing);
+            bed.across(&probing, "connected", 3, |bed| {
+                a_while();
+                bed.tunnel_carries();
+            });
+        });
+    }
+}
+
+#[test]
+fn without_the_firewall_routing_holds_what_lets_the_kernel_choose_the_interface() {
+    for example in EXAMPLES {
+        story(
+            "without_the_firewall_routing_holds_what_lets_the_kernel_choose_the_interface",
+            example,
+            |bed| {
+                let probing = bed.probe();
+                bed.close(&probing);
+                // A daemon that cannot heal.
+                bed.signal(Signal::SIGSTOP);
+                sh("nft flush ruleset");
+                let begun = SystemTime::now();
+                a_while();
+                let excused = bed.nothing_routed_left(&probing, "only routing", begun);
+                // Held by the firewall alone is what is said to be, and no less: this is also how we know that a leak is seen.
+                let names: BTreeSet<u16> = excused.iter().filter_map(|frame| frame.probe).collect();
+                let expected: BTreeSet<u16> = probing.only(Held::ByFirewall).collect();
+                assert_eq!(names, expected);
+                bed.signal(Signal::SIGCONT);
+            },
+        );
+    }
+}
