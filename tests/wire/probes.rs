@@ -355,6 +355,10 @@ impl Catalogue {
             for what in [What::Udp, What::Tcp] {
                 self.add(root, Held::ByRouting, "the LAN's source", shot(what, 80).from(ip(lan)));
                 self.add(root, bound(far), "the tunnel's source", shot(what, 80).from(ip(own)).by(Way::Device));
+                // The kernel itself refuses an IPv4 source that is nowhere.
+                if far.is_ipv4() && bed.example == Example::Device {
+                    continue;
+                }
                 let marked = shot(what, 80).from(ip(own)).marked(bed.example.mark());
                 self.add(root, Held::ByFirewall, "the tunnel's source, stolen mark", marked);
             }
@@ -455,7 +459,8 @@ impl Catalogue {
             for (what, uid) in shots {
                 let who = Who::Client(uid);
                 self.add(who, routing, "imitation", Shot::new(what, to));
-                self.add(who, Held::ByFirewall, "imitation, bound", Shot::new(what, to).by(Way::Device));
+                let held = if routing == Held::ByRouting { bound(to.ip()) } else { routing };
+                self.add(who, held, "imitation, bound", Shot::new(what, to).by(Way::Device));
                 self.add(who, Held::ByFirewall, "imitation, stolen mark", Shot::new(what, to).marked(mark));
             }
             self.add(Who::Client(daemon_user()), routing, "imitation, unmarked", Shot::new(What::Tcp, to));
