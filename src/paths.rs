@@ -9,6 +9,9 @@ pub const STATE_DIR: &str = "/var/lib/enftun";
 /// `/run/enftun`: what must not survive a reboot.
 pub const RUNTIME_DIR: &str = "/run/enftun";
 
+/// Whom the daemon becomes when it is started as root.
+pub const DAEMON_USER: &str = "enftun";
+
 /// Where one daemon keeps its things.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {

@@ -3,7 +3,7 @@
 use clap::Parser;
 use enftun::daemon::program::{self, Options};
 use enftun::error::{Exit, chain};
-use enftun::paths::{CONFIG_DIR, Paths, RUNTIME_DIR, STATE_DIR};
+use enftun::paths::{CONFIG_DIR, DAEMON_USER, Paths, RUNTIME_DIR, STATE_DIR};
 use log::LevelFilter;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,7 +22,7 @@ struct Arguments {
     #[arg(long, value_name = "DIR", default_value = RUNTIME_DIR)]
     runtime_dir: PathBuf,
     /// The user to become when started as root.
-    #[arg(long, value_name = "NAME", default_value = "enftun")]
+    #[arg(long, value_name = "NAME", default_value = DAEMON_USER)]
     user: String,
     /// error, warn, info, debug or trace; beats enftun.toml.
     #[arg(long, value_name = "LEVEL")]

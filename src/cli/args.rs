@@ -12,6 +12,14 @@ pub struct ConfigDir {
     pub path: PathBuf,
 }
 
+/// Where what is in force is written down.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RuntimeDir {
+    /// Where it is written down what is in force; another network namespace needs a directory of its own.
+    #[arg(id = "runtime_dir", long = "runtime-dir", value_name = "DIR", default_value = crate::paths::RUNTIME_DIR)]
+    pub path: PathBuf,
+}
+
 /// `enftunctl plan NAME`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Plan {
@@ -40,6 +48,9 @@ pub struct Run {
     /// Where the configuration is.
     #[command(flatten)]
     pub config_dir: ConfigDir,
+    /// Where what is in force is written down.
+    #[command(flatten)]
+    pub runtime_dir: RuntimeDir,
 }
 
 /// `enftunctl clear NAME`.
@@ -50,6 +61,9 @@ pub struct Clear {
     /// Where the configuration is.
     #[command(flatten)]
     pub config_dir: ConfigDir,
+    /// Where what is in force is written down.
+    #[command(flatten)]
+    pub runtime_dir: RuntimeDir,
 }
 
 /// Reads the word of a state; `--help` lists them.

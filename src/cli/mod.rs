@@ -15,13 +15,15 @@ mod status;
 mod time;
 mod wait;
 
-use crate::config::{self, Severity, Tunnel};
+use crate::config::{self, Group, Severity, Tunnel};
 use crate::daemon::Refusal;
+use crate::daemon::in_force::InForceError;
 use crate::dbus::client::ClientError;
 use crate::error::{Class, Exit, chain};
 use crate::kernel::KernelError;
 use crate::paths::Paths;
 use clap::{Parser, Subcommand};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -120,6 +122,9 @@ pub enum CliError {
     /// The kernel cannot be talked to.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// Another program of ours is at work.
+    #[error(transparent)]
+    InForce(#[from] InForceError),
     /// The actor refuses.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -165,7 +170,9 @@ impl CliError {
             Self::Failed { .. } | Self::TimedOut { .. } => Class::Transient,
             Self::Kernel(error) => error.class(),
             Self::Refused(refusal) => refusal.class(),
-            Self::Output(_) | Self::Start(_) | Self::LeftBehind { .. } | Self::LockedDown { .. } => Class::Environment,
+            Self::InForce(_) | Self::Output(_) | Self::Start(_) | Self::LeftBehind { .. } | Self::LockedDown { .. } => {
+                Class::Environment
+            }
             Self::Configuration { .. } | Self::NoFile(_) => Class::Configuration,
         }
     }
@@ -194,6 +201,18 @@ fn load_tunnel(what: &str, paths: &Paths) -> Result<Tunnel, CliError> {
     }
     let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
     tunnel.ok_or(CliError::Configuration { errors })
+}
+
+/// The trusted groups of the configuration directory. All findings are printed.
+fn load_groups(paths: &Paths) -> Result<BTreeMap<String, Group>, CliError> {
+    let (config, findings) = config::load_daemon(&paths.config);
+    for finding in &findings {
+        eprintln!("{finding}");
+    }
+    match findings.iter().filter(|finding| finding.severity == Severity::Error).count() {
+        0 => Ok(config.groups),
+        errors => Err(CliError::Configuration { errors }),
+    }
 }
 
 /// The whole program: reads the command line, does what it says, and turns an error into one line and an exit code.

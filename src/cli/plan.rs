@@ -2,14 +2,15 @@
 //! It changes nothing and asks nobody.
 
 use super::args::Plan;
-use super::{CliError, load_tunnel, output};
+use super::{CliError, load_groups, load_tunnel, output};
 use crate::config::{self, Kind, Lockdown, Tunnel};
 use crate::identity;
-use crate::paths::Paths;
-use crate::plan::{self, Observed};
+use crate::paths::{DAEMON_USER, Paths};
+use crate::plan::{self, Facts, Host, Observed, Openings};
 use crate::state::{Phase, Wanted};
 use ipnet::{IpNet, Ipv6Net};
 use serde::Serialize;
+use std::net::SocketAddr;
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -22,9 +23,14 @@ pub fn run(args: Plan) -> Result<(), CliError> {
     let paths = Paths { config: args.config_dir.path, ..Paths::default() };
     let tunnel = load_tunnel(&args.name, &paths)?;
     let own = own_addresses(&tunnel);
-    let plan = plan::build(&tunnel, &wanted(&tunnel, args.state, own.clone()), &own);
+    let openings = Openings { remotes: remotes(&tunnel), resolvers: Vec::new() };
+    let wanted = wanted(&tunnel, args.state, own.clone());
+    let facts = Facts { wanted: &wanted, kept: &own, openings: &openings };
+    let plan = plan::build(&tunnel, &load_groups(&paths)?, facts);
+    let host = Host::of([&plan], daemon_user());
     if args.json {
-        let commands = plan::diff(&plan, &Observed::default()).iter().map(ToString::to_string).collect();
+        let of_tunnel = plan::diff(&plan, &Observed::default());
+        let commands = host.commands().into_iter().chain(of_tunnel.iter().map(ToString::to_string)).collect();
         return output::json(&Document { tunnel: &tunnel.name, state: args.state.as_str(), commands });
     }
     output::line(&format!("# tunnel {}, {}", tunnel.name, args.state))?;
@@ -34,7 +40,19 @@ pub fn run(args: Plan) -> Result<(), CliError> {
     if plan == plan.scope.empty() {
         output::line("# nothing: all traffic goes as without the tunnel")?;
     }
-    plan.to_string().lines().try_for_each(output::line)
+    host.to_string().lines().chain(plan.to_string().lines()).try_for_each(output::line)
+}
+
+/// The remotes that need no look-up: where the session's own packets would be let go.
+fn remotes(tunnel: &Tunnel) -> Vec<SocketAddr> {
+    let address = |host: &config::Host| Some(SocketAddr::new(host.host.parse().ok()?, host.port));
+    tunnel.remote.hosts.iter().filter_map(address).collect()
+}
+
+/// The user that the daemon runs as, by number; where there is none, the caller.
+fn daemon_user() -> u32 {
+    let user = nix::unistd::User::from_name(DAEMON_USER).ok().flatten();
+    user.map_or_else(nix::unistd::geteuid, |user| user.uid).as_raw()
 }
 
 /// What the kernel holds in a state; `disconnected` is what is left after the user's disconnect.

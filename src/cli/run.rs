@@ -2,8 +2,9 @@
 //! of state, and on Ctrl-C takes away everything that it made.
 
 use super::args::Run;
-use super::{CliError, load_tunnel, output, time};
+use super::{CliError, load_groups, load_tunnel, output, time};
 use crate::config::{self, Kind, Lockdown};
+use crate::daemon::in_force::InForce;
 use crate::daemon::targets::Targets;
 use crate::daemon::{Caller, Core, Daemon, Request, STATES, Snapshot, Transition};
 use crate::kernel::Kernel;
@@ -38,7 +39,7 @@ struct Session<'a> {
 
 /// Runs the tunnel until SIGINT or SIGTERM.
 pub async fn run(args: Run) -> Result<(), CliError> {
-    let paths = Paths { config: args.config_dir.path, ..Paths::default() };
+    let paths = Paths { config: args.config_dir.path, runtime: args.runtime_dir.path, ..Paths::default() };
     let mut tunnel = load_tunnel(&args.tunnel, &paths)?;
     // The user is at the keyboard: ending the program is the user's own disconnect, and leaves nothing behind.
     let Kind::Enf(enf) = &mut tunnel.kind;
@@ -48,9 +49,10 @@ pub async fn run(args: Run) -> Result<(), CliError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::Start)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(CliError::Start)?;
     let kernel = Kernel::new(nix::unistd::geteuid().as_raw())?;
-    let mut config = config::Config::default();
+    let mut config = config::Config { groups: load_groups(&paths)?, ..config::Config::default() };
     config.tunnels.insert(name.clone(), tunnel);
-    let (daemon, core) = Daemon::new(paths, config, kernel, Targets::default()).map_err(CliError::Start)?;
+    let in_force = InForce::open(&paths.runtime, "enftunctl run")?;
+    let (daemon, core) = Daemon::new(paths, config, kernel, in_force, Targets::default()).map_err(CliError::Start)?;
     let actor = tokio::spawn(daemon.run());
     let me = Caller { name: "enftunctl run".to_owned(), uid: Some(nix::unistd::getuid().as_raw()) };
     let mut printed = 0;

@@ -64,6 +64,18 @@ pub fn load(config_dir: &Path) -> Loaded {
     loaded
 }
 
+/// Reads `enftun.toml` alone; the configuration has no tunnels. What is absent, or has errors, has its default.
+pub fn load_daemon(config_dir: &Path) -> (Config, Vec<Finding>) {
+    match read_daemon(&config_dir.join("enftun.toml")) {
+        Ok(None) => (Config::default(), Vec::new()),
+        Ok(Some(reading)) => {
+            let (config, findings) = sound(reading, Some);
+            (config.unwrap_or_default(), findings)
+        }
+        Err(finding) => (Config::default(), vec![finding]),
+    }
+}
+
 /// Reads one tunnel file, wherever it lies; the tunnel is called after it. Nothing it may refer to elsewhere is looked at.
 pub fn load_tunnel(file: &Path, config_dir: &Path) -> (Option<Tunnel>, Vec<Finding>) {
     let (tunnel, findings) = Candidate::read(file, config_dir).finish();

@@ -14,7 +14,9 @@ mod unavailable;
 mod values;
 
 pub use findings::{Finding, Severity, findings_json};
-pub use load::{Loaded, check_files, load, load_router, load_tunnel, parse_daemon, parse_router, parse_tunnel};
+pub use load::{
+    Loaded, check_files, load, load_daemon, load_router, load_tunnel, parse_daemon, parse_router, parse_tunnel,
+};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -9,12 +9,17 @@ use std::time::Duration;
 
 /// This many lines in one window; what is more is counted, and told at its end.
 const LINES: u32 = 5;
+/// What repairs of no single tunnel are told of.
+const HOST: &str = "the host's firewall";
 const WINDOW: Duration = Duration::from_secs(10);
 
 impl Daemon {
     /// Something changed in the kernel: whatever of ours is not as it shall be is put back.
     pub(super) async fn heal(&mut self) {
         let mut ours = false;
+        if self.tunnels.values().any(|tunnel| tunnel.in_force != Wanted::Open) {
+            self.heal_host().await;
+        }
         for name in self.names() {
             if self.tunnels.get(&name).is_some_and(|tunnel| tunnel.in_force != Wanted::Open) {
                 ours = true;
@@ -26,10 +31,29 @@ impl Daemon {
         }
     }
 
+    /// What all tunnels have together first: the firewall holds what the rest lets out meanwhile.
+    async fn heal_host(&mut self) {
+        match self.apply_host().await {
+            Ok(changes) if changes.is_empty() => {}
+            Ok(changes) => {
+                let now = self.now();
+                tell(HOST, self.repairs.note(changes.join("; "), now));
+                self.publish();
+            }
+            Err(error) => {
+                for name in self.names() {
+                    if self.tunnels.get(&name).is_some_and(|tunnel| tunnel.applied.policy.is_some()) {
+                        self.not_healed(&name, &error).await;
+                    }
+                }
+            }
+        }
+    }
+
     async fn heal_one(&mut self, name: &str) {
         let now = self.now();
         let Some(tunnel) = self.tunnels.get_mut(name) else { return };
-        let (wanted, plan) = (tunnel.wanted(), tunnel.plan());
+        let (wanted, plan) = (tunnel.wanted(), tunnel.plan(&self.groups));
         let applied = match self.kernel.apply(&plan).await {
             Ok(applied) => applied,
             Err(error) => return self.not_healed(name, &error).await,
@@ -54,7 +78,8 @@ impl Daemon {
     /// Says it once; a timer of the state machine tries again, and so does the next notice.
     async fn not_healed(&mut self, name: &str, error: &KernelError) {
         let Some(tunnel) = self.tunnels.get(name) else { return };
-        if (tunnel.state.phase, tunnel.state.reason) == (Phase::Error, Reason::RouteFailed) {
+        let known = matches!(tunnel.state.reason, Reason::RouteFailed | Reason::FirewallFailed);
+        if tunnel.state.phase == Phase::Error && known {
             log::debug!(ENFTUN_TUNNEL = name; "{}", chain(error));
         } else {
             self.feed(name, Event::ApplyFailed(Failure::from(error))).await;
@@ -72,6 +97,7 @@ impl Daemon {
 
     /// Tells how often something was put back while that was too often to tell each time.
     pub(super) fn tell_counts(&mut self, now: Moment) {
+        tell(HOST, self.repairs.told(now));
         for (name, tunnel) in &mut self.tunnels {
             tell(name, tunnel.repairs.told(now));
         }

@@ -3,6 +3,7 @@
 
 pub mod command;
 mod healing;
+pub mod in_force;
 pub mod program;
 pub mod snapshot;
 mod supervised;
@@ -11,15 +12,17 @@ pub mod targets;
 pub use command::{Caller, Command, Core, Refusal, Request};
 pub use snapshot::{Snapshot, Transition, TunnelSnapshot};
 
-use crate::config::{self, Config, Kind, Loaded, Lockdown};
+use crate::config::{self, Config, Group, Kind, Loaded, Lockdown};
 use crate::error::{Class, chain};
-use crate::kernel::{Kernel, Watch};
+use crate::kernel::{Applied, Kernel, KernelError, Watch};
 use crate::paths::Paths;
-use crate::plan::Scope;
+use crate::plan::{Host, Openings, Scope};
 use crate::state::{Effect, Ended, Event, Failure, Moment, Phase, Reason, SessionId, Target, Tick, Wanted};
 use crate::sys::clock::ClockWatch;
 use crate::tunnel::enf::session::{self, Spec};
 use crate::tunnel::{Reporter, SessionEvent};
+use healing::Repairs;
+use in_force::InForce;
 use log::LevelFilter;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -43,11 +46,17 @@ pub struct Daemon {
     paths: Paths,
     kernel: Kernel,
     watch: Watch,
+    /// Repairs of what is no single tunnel's.
+    repairs: Repairs,
     /// Rules of the host's own that were not there at the last look.
     lost_rules: Vec<&'static str>,
     /// The level in the configuration file.
     log_level: LevelFilter,
+    /// Trusted interface groups.
+    groups: BTreeMap<String, Group>,
     tunnels: BTreeMap<String, Supervised>,
+    /// What the kernel holds of them, and of tunnels that are not ours to run.
+    in_force: InForce,
     targets: Targets,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Receiver<(String, SessionId, SessionEvent)>,
@@ -65,7 +74,13 @@ pub struct Daemon {
 impl Daemon {
     /// A daemon over this configuration, and the handle that drives it. Needs a tokio runtime; nothing happens before
     /// [`Daemon::run`].
-    pub fn new(paths: Paths, config: Config, kernel: Kernel, targets: Targets) -> io::Result<(Self, Core)> {
+    pub fn new(
+        paths: Paths,
+        config: Config,
+        kernel: Kernel,
+        in_force: InForce,
+        targets: Targets,
+    ) -> io::Result<(Self, Core)> {
         let (command_sender, commands) = mpsc::channel(QUEUE);
         let (reports, events) = mpsc::channel(QUEUE);
         let (published, view) = watch::channel(Arc::default());
@@ -74,9 +89,12 @@ impl Daemon {
             paths,
             kernel,
             watch: Watch::new()?,
+            repairs: Repairs::default(),
             lost_rules: Vec::new(),
             log_level: config.daemon.log_level,
+            groups: config.groups,
             tunnels,
+            in_force,
             targets,
             commands,
             events,
@@ -101,7 +119,14 @@ impl Daemon {
             self.restore(&name).await;
         }
         loop {
-            let sleep = self.tunnels.values().filter_map(|tunnel| tunnel.sleep(self.now())).min().unwrap_or(LONG);
+            let repairs = self.repairs.due().map(|due| due.saturating_sub(self.now()));
+            let sleep = self
+                .tunnels
+                .values()
+                .filter_map(|tunnel| tunnel.sleep(self.now()))
+                .chain(repairs)
+                .min()
+                .unwrap_or(LONG);
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) if command.request == Request::Shutdown => {
@@ -183,20 +208,58 @@ impl Daemon {
 
     async fn heard(&mut self, name: &str, session: SessionId, event: SessionEvent) {
         match event {
-            SessionEvent::Dial { remote, addresses, granted } => {
-                log::debug!(ENFTUN_TUNNEL = name, ENFTUN_REMOTE = remote.as_str(); "dialling {addresses:?}");
+            SessionEvent::Ask { servers, granted } => {
+                log::debug!(ENFTUN_TUNNEL = name; "asking {servers:?}");
+                let openings = Openings { resolvers: servers, ..Openings::default() };
+                self.open(name, session, openings).await;
                 let _ = granted.send(());
             }
-            SessionEvent::Ready(link) => self.feed(name, Event::Ready(session, link)).await,
+            SessionEvent::Dial { remote, addresses, granted } => {
+                log::debug!(ENFTUN_TUNNEL = name, ENFTUN_REMOTE = remote.as_str(); "dialling {addresses:?}");
+                let openings = Openings { remotes: addresses, ..Openings::default() };
+                self.open(name, session, openings).await;
+                let _ = granted.send(());
+            }
+            SessionEvent::Ready(link) => {
+                let openings = Openings { remotes: vec![link.peer], ..Openings::default() };
+                if let Some(tunnel) = self.speaks_for(name, session) {
+                    tunnel.openings = openings;
+                }
+                self.feed(name, Event::Ready(session, link)).await;
+            }
             SessionEvent::Ended(ended) => {
-                if let Some(tunnel) =
-                    self.tunnels.get_mut(name).filter(|tunnel| tunnel.state.session() == Some(session))
-                {
+                if let Some(tunnel) = self.speaks_for(name, session) {
                     tunnel.session = None;
+                    tunnel.openings = Openings::default();
                 }
                 self.feed(name, Event::Ended(session, ended)).await;
             }
         }
+    }
+
+    /// The tunnel, if this is its session.
+    fn speaks_for(&mut self, name: &str, session: SessionId) -> Option<&mut Supervised> {
+        self.tunnels.get_mut(name).filter(|tunnel| tunnel.state.session() == Some(session))
+    }
+
+    /// Lets a session's own packets go to these addresses, and no others.
+    async fn open(&mut self, name: &str, session: SessionId, openings: Openings) {
+        let Some(tunnel) = self.speaks_for(name, session) else { return };
+        tunnel.openings = openings.clone();
+        if let Some(policy) = &mut tunnel.applied.policy {
+            policy.openings = openings;
+            if let Err(error) = self.apply_host().await {
+                self.feed(name, Event::ApplyFailed(Failure::from(&error))).await;
+            }
+        }
+    }
+
+    /// Brings what all tunnels need together into force, as their plans in force have it.
+    async fn apply_host(&mut self) -> Result<Vec<String>, KernelError> {
+        let ours = self.tunnels.values().map(|tunnel| &tunnel.applied);
+        let others = self.in_force.plans().iter().filter(|(name, _)| !self.tunnels.contains_key(*name));
+        let host = Host::of(ours.chain(others.map(|(_, plan)| plan)), self.kernel.owner());
+        self.kernel.apply_host(&host).await
     }
 
     async fn wake(&mut self) {
@@ -246,6 +309,7 @@ impl Daemon {
                 None
             }
             Effect::Stop(_) => {
+                tunnel.openings = Openings::default();
                 if let Some(session) = tunnel.session.take() {
                     session.stop().await;
                 }
@@ -265,22 +329,46 @@ impl Daemon {
     }
 
     async fn apply(&mut self, name: &str) -> Event {
-        let Some(tunnel) = self.tunnels.get_mut(name) else { return Event::Applied };
+        let Some(tunnel) = self.tunnels.get(name) else { return Event::Applied };
         let wanted = tunnel.wanted();
-        match self.kernel.apply(&tunnel.plan()).await {
-            Ok(applied) => {
-                for change in &applied.changes {
-                    log::debug!(ENFTUN_TUNNEL = name; "{change}");
-                }
-                tunnel.ifindex = applied.ifindex;
-                if matches!(wanted, Wanted::Connected(_)) {
-                    write_address(tunnel);
-                }
-                tunnel.in_force = wanted;
-                Event::Applied
-            }
-            Err(error) => Event::ApplyFailed(Failure::from(&error)),
+        let applied = match self.enforce(name, &wanted).await {
+            Ok(applied) => applied,
+            Err(error) => return Event::ApplyFailed(Failure::from(&error)),
+        };
+        for change in &applied.changes {
+            log::debug!(ENFTUN_TUNNEL = name; "{change}");
         }
+        if let Some(tunnel) = self.tunnels.get_mut(name) {
+            tunnel.ifindex = applied.ifindex;
+            if matches!(wanted, Wanted::Connected(_)) {
+                write_address(tunnel);
+            }
+            tunnel.in_force = wanted;
+        }
+        Event::Applied
+    }
+
+    /// Brings the plan of one tunnel into force. What blocks comes first, and what opens last: the firewall before the rules
+    /// where traffic is to be held, and after them where it is to pass.
+    async fn enforce(&mut self, name: &str, wanted: &Wanted) -> Result<Applied, KernelError> {
+        let Some(tunnel) = self.tunnels.get_mut(name) else { return Ok(Applied::default()) };
+        let plan = tunnel.plan(&self.groups);
+        let opens = matches!(wanted, Wanted::Open | Wanted::Connected(_));
+        let mut changes = Vec::new();
+        if !opens {
+            tunnel.applied = plan.clone();
+            changes.extend(self.apply_host().await?);
+        }
+        let mut applied = self.kernel.apply(&plan).await?;
+        changes.append(&mut applied.changes);
+        if opens && let Some(tunnel) = self.tunnels.get_mut(name) {
+            tunnel.applied = plan.clone();
+            changes.extend(self.apply_host().await?);
+        }
+        if let Err(error) = self.in_force.set(name, &plan) {
+            log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
+        }
+        Ok(Applied { changes, ..applied })
     }
 
     /// Reads the configuration again. With errors nothing changes; otherwise what changed is applied: a tunnel whose
@@ -298,6 +386,7 @@ impl Daemon {
             return Err(Refusal::InvalidConfig(errors.join("; ")));
         }
         self.set_log_level(loaded.config.daemon.log_level);
+        self.groups = loaded.config.groups;
         let mut new = loaded.config.tunnels;
         for name in self.names() {
             match new.remove(&name) {
@@ -309,8 +398,21 @@ impl Daemon {
             log::info!(ENFTUN_TUNNEL = name.as_str(); "new tunnel {name}");
             self.tunnels.insert(name, Supervised::new(config));
         }
+        self.regroup().await;
         self.publish();
         Ok(())
+    }
+
+    /// Applies again what changed with the trusted groups alone.
+    async fn regroup(&mut self) {
+        for name in self.names() {
+            let Some(tunnel) = self.tunnels.get(&name).filter(|tunnel| tunnel.in_force != Wanted::Open) else {
+                continue;
+            };
+            if tunnel.plan(&self.groups) != tunnel.applied {
+                let _ = self.apply(&name).await;
+            }
+        }
     }
 
     /// A level that was set otherwise, by an argument, stays.
@@ -327,7 +429,7 @@ impl Daemon {
         let old = std::mem::replace(&mut tunnel.config, Arc::new(new));
         let new = tunnel.config.clone();
         if keeps_session(&old, &new) {
-            if tunnel.in_force != tunnel.wanted() {
+            if tunnel.plan(&self.groups) != tunnel.applied {
                 let _ = self.apply(name).await;
             }
             return;
@@ -341,7 +443,7 @@ impl Daemon {
         }
         // The new plan is in force; only now what the old one alone had may go.
         let Some(tunnel) = self.tunnels.get_mut(name) else { return };
-        for error in self.kernel.retire(&before, &tunnel.plan()).await {
+        for error in self.kernel.retire(&before, &tunnel.applied).await {
             log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
         }
     }
@@ -352,6 +454,9 @@ impl Daemon {
         self.feed(name, Event::Disconnect).await;
         let Some(tunnel) = self.tunnels.remove(name) else { return };
         for error in self.kernel.clear(&Scope::of(&tunnel.config)).await.err().into_iter().flatten() {
+            log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
+        }
+        if let Err(error) = self.apply_host().await {
             log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
         }
         if let Err(error) = self.targets.forget(name) {
@@ -421,6 +526,8 @@ fn keeps_session(old: &config::Tunnel, new: &config::Tunnel) -> bool {
     let mut same = config::Tunnel { autoconnect: new.autoconnect, retry: new.retry, ..old.clone() };
     let (Kind::Enf(kept), Kind::Enf(wanted)) = (&mut same.kind, &new.kind);
     kept.route.lockdown = wanted.route.lockdown;
+    kept.route.trusted_interfaces.clone_from(&wanted.route.trusted_interfaces);
+    kept.route.trusted_groups.clone_from(&wanted.route.trusted_groups);
     same == *new
 }
 

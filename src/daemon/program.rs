@@ -1,6 +1,7 @@
 //! `enftund` from start to end: privileges, configuration, the actor, the bus beside it, signals and the service manager.
 //! It wires rooms together and decides nothing itself.
 
+use super::in_force::{InForce, InForceError};
 use super::targets::Targets;
 use super::{Caller, Core, Daemon, Request, Snapshot};
 use crate::config::{self, Loaded};
@@ -40,6 +41,9 @@ pub enum StartError {
     /// The right privileges cannot be had.
     #[error(transparent)]
     Privileges(#[from] PrivilegeError),
+    /// Another program of ours is at work, or what is in force cannot be kept.
+    #[error(transparent)]
+    InForce(#[from] InForceError),
     /// The kernel cannot be talked to.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -53,7 +57,7 @@ impl StartError {
     pub fn class(&self) -> Class {
         match self {
             Self::Kernel(error) => error.class(),
-            Self::Privileges(_) | Self::Runtime(_) => Class::Environment,
+            Self::Privileges(_) | Self::InForce(_) | Self::Runtime(_) => Class::Environment,
         }
     }
 }
@@ -75,12 +79,13 @@ pub fn run(options: &Options) -> Result<(), StartError> {
 
 async fn serve(options: &Options, uid: u32) -> Result<(), StartError> {
     let config = read_configuration(options);
+    let in_force = InForce::open(&options.paths.runtime, "enftund")?;
     let kernel = Kernel::new(uid)?;
     let targets = Targets::load(&options.paths.state).unwrap_or_else(|error| {
         log::error!("{}", chain(&error));
         Targets::default()
     });
-    let (daemon, core) = Daemon::new(options.paths.clone(), config, kernel, targets)?;
+    let (daemon, core) = Daemon::new(options.paths.clone(), config, kernel, in_force, targets)?;
     let signals = Signals::new()?;
     let actor = tokio::spawn(daemon.run());
     let (on_the_bus, ready) = oneshot::channel();

@@ -2,10 +2,11 @@
 
 use super::healing::Repairs;
 use super::snapshot::TunnelSnapshot;
-use crate::config::{self, Kind};
-use crate::plan::{self, Plan};
+use crate::config::{self, Group, Kind};
+use crate::plan::{self, Facts, Openings, Plan, Scope};
 use crate::state::{self, Moment, Phase, Policy, Wanted};
 use crate::tunnel::{Counters, Session};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -24,12 +25,18 @@ pub(super) struct Supervised {
     pub ifindex: Option<u32>,
     /// What of ours the kernel holds, as far as we know.
     pub in_force: Wanted,
+    /// The plan of it.
+    pub applied: Plan,
+    /// Where the session's own packets may go.
+    pub openings: Openings,
     pub repairs: Repairs,
 }
 
 impl Supervised {
     pub fn new(config: config::Tunnel) -> Self {
         Self {
+            applied: Scope::of(&config).empty(),
+            openings: Openings::default(),
             config: Arc::new(config),
             state: state::Tunnel::default(),
             session: None,
@@ -52,8 +59,9 @@ impl Supervised {
         self.state.wanted(&self.policy())
     }
 
-    pub fn plan(&self) -> Plan {
-        plan::build(&self.config, &self.wanted(), self.state.kept_addresses())
+    pub fn plan(&self, groups: &BTreeMap<String, Group>) -> Plan {
+        let (wanted, kept) = (self.wanted(), self.state.kept_addresses());
+        plan::build(&self.config, groups, Facts { wanted: &wanted, kept, openings: &self.openings })
     }
 
     /// The interface that carries the packets.

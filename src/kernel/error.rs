@@ -61,6 +61,36 @@ pub enum KernelError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// There is no nft.
+    #[error("the program nft is not there; install it (`apt install nftables`, `dnf install nftables`)")]
+    NoNft,
+    /// nft cannot be run.
+    #[error("run {program}")]
+    RunNft {
+        /// Which program.
+        program: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// nft does not end.
+    #[error("{program} did not end within {} s", limit.as_secs())]
+    NftHangs {
+        /// Which program.
+        program: String,
+        /// The deadline.
+        limit: Duration,
+    },
+    /// nft refuses.
+    #[error("{what} (nft): {said}{}", if said.contains("Operation not permitted") { advice_net_admin() } else { "" })]
+    Nft {
+        /// What was to be done.
+        what: &'static str,
+        /// What it says.
+        said: String,
+    },
+    /// Somebody else changes our table.
+    #[error("somebody else keeps changing our nftables table; it is not what it shall be")]
+    UnstableFirewall,
     /// Somebody else changes the same things.
     #[error("somebody else keeps changing what belongs to the tunnel; still to be done: {}", listed(.0))]
     Unstable(Vec<Change>),
@@ -78,15 +108,27 @@ impl KernelError {
     pub fn class(&self) -> Class {
         match self {
             Self::Netlink(source) | Self::Observe { source, .. } | Self::Change { source, .. } => class_of(source),
-            Self::NoTun(_) | Self::NotTun { .. } | Self::Attach { .. } => Class::Environment,
-            Self::Busy { .. } | Self::Unstable(_) | Self::TimedOut(_) => Class::Transient,
+            Self::RunNft { source, .. } => class_of(source),
+            Self::NoTun(_) | Self::NotTun { .. } | Self::Attach { .. } | Self::NoNft | Self::Nft { .. } => {
+                Class::Environment
+            }
+            Self::Busy { .. }
+            | Self::Unstable(_)
+            | Self::UnstableFirewall
+            | Self::NftHangs { .. }
+            | Self::TimedOut(_) => Class::Transient,
         }
     }
 }
 
 impl From<&KernelError> for Failure {
     fn from(error: &KernelError) -> Self {
-        Self::new(Reason::RouteFailed, error.class(), chain(error))
+        use KernelError::{Nft, NftHangs, NoNft, RunNft, UnstableFirewall};
+        let reason = match error {
+            NoNft | RunNft { .. } | NftHangs { .. } | Nft { .. } | UnstableFirewall => Reason::FirewallFailed,
+            _ => Reason::RouteFailed,
+        };
+        Self::new(reason, error.class(), chain(error))
     }
 }
 
@@ -114,12 +156,14 @@ fn class_of(error: &io::Error) -> Class {
 
 fn advice(error: &io::Error) -> &'static str {
     match errno(error) {
-        Some(Errno::EPERM) => {
-            ": the capability CAP_NET_ADMIN is missing (run as root, or give it to the unit with AmbientCapabilities=)"
-        }
+        Some(Errno::EPERM) => advice_net_admin(),
         Some(Errno::EROFS) => ": /proc/sys is read-only here (a unit needs ReadWritePaths=/proc/sys/net)",
         _ => "",
     }
+}
+
+fn advice_net_admin() -> &'static str {
+    ": the capability CAP_NET_ADMIN is missing (run as root, or give it to the unit with AmbientCapabilities=)"
 }
 
 fn listed(changes: &[Change]) -> impl fmt::Display + '_ {

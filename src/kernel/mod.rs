@@ -6,6 +6,7 @@
 mod address;
 mod error;
 mod link;
+mod nft;
 mod route;
 mod rule;
 mod watch;
@@ -13,7 +14,7 @@ mod watch;
 pub use error::KernelError;
 pub use watch::Watch;
 
-use crate::plan::{self, Change, Observed, Plan, Scope};
+use crate::plan::{self, Change, Host, Observed, Plan, Rule, Scope};
 use crate::sys::tun::Tun;
 use std::collections::HashMap;
 use std::io;
@@ -42,6 +43,8 @@ pub struct Kernel {
     driver: AbortHandle,
     owner: u32,
     held: HashMap<String, Held>,
+    /// How this nft lists our present table, where that is not as we expect it.
+    listed: Option<(nft::Listing, nft::Listing)>,
 }
 
 /// A device whose descriptor we hold.
@@ -64,7 +67,12 @@ impl Kernel {
         // With strict checks the kernel honours the filters of dumps: a table of ours is read without all others.
         let (connection, netlink, _) = rtnetlink::new_connection_with_strict_check().map_err(KernelError::Netlink)?;
         let driver = tokio::spawn(connection).abort_handle();
-        Ok(Self { netlink, driver, owner: link::owner_here(owner), held: HashMap::new() })
+        Ok(Self { netlink, driver, owner: link::owner_here(owner), held: HashMap::new(), listed: None })
+    }
+
+    /// The user who may attach to TUN devices, and whose marked packets are our own.
+    pub fn owner(&self) -> u32 {
+        self.owner
     }
 
     /// What is there of a tunnel.
@@ -108,6 +116,60 @@ impl Kernel {
         }
         let remaining = self.due(plan, &mut applied).await?;
         if remaining.is_empty() { Ok(applied) } else { Err(KernelError::Unstable(remaining)) }
+    }
+
+    /// Brings what is the host's and no single tunnel's into force; what was changed, as commands. The firewall comes first
+    /// and goes last.
+    pub async fn apply_host(&mut self, host: &Host) -> Result<Vec<String>, KernelError> {
+        tokio::time::timeout(DEADLINE, self.converge_host(host)).await.unwrap_or(Err(KernelError::TimedOut(DEADLINE)))
+    }
+
+    async fn converge_host(&mut self, host: &Host) -> Result<Vec<String>, KernelError> {
+        let mut changes = Vec::new();
+        if let Some(table) = &host.firewall {
+            changes.extend(self.enforce(table).await?);
+        }
+        for change in self.due_for_host(host).await? {
+            self.execute(&change).await?;
+            changes.push(change.to_string());
+        }
+        if host.firewall.is_none() && nft::observe(plan::TABLE).await?.is_some() {
+            nft::clear(plan::TABLE).await?;
+            self.listed = None;
+            changes.push(format!("nft delete table inet {}", plan::TABLE));
+        }
+        Ok(changes)
+    }
+
+    async fn due_for_host(&self, host: &Host) -> Result<Vec<Change>, KernelError> {
+        let found =
+            rule::observe_trusted(&self.netlink).await.map_err(|error| KernelError::observe("the rules", error))?;
+        let missing = |these: &[Rule], those: &[Rule]| -> Vec<Rule> {
+            these.iter().filter(|rule| !those.contains(rule)).cloned().collect()
+        };
+        let added = missing(&host.rules, &found).into_iter().map(Change::AddRule);
+        Ok(added.chain(missing(&found, &host.rules).into_iter().map(Change::DeleteRule)).collect())
+    }
+
+    /// Replaces our table if it is not as it shall be.
+    async fn enforce(&mut self, table: &plan::nft::Table) -> Result<Option<String>, KernelError> {
+        let wanted = nft::expected(table);
+        let found = nft::observe(table.name).await?;
+        let known = |listing: &nft::Listing| {
+            *listing == wanted
+                || self.listed.as_ref().is_some_and(|(of, as_listed)| *of == wanted && as_listed == listing)
+        };
+        if found.as_ref().is_some_and(known) {
+            return Ok(None);
+        }
+        nft::apply(table).await?;
+        // What is listed right after a transaction is what this nft makes of it.
+        let listing = nft::observe(table.name).await?.ok_or(KernelError::UnstableFirewall)?;
+        self.listed = (listing != wanted).then(|| {
+            log::debug!("this nft lists our table in a form of its own");
+            (wanted, listing)
+        });
+        Ok(Some(format!("nft: {} table inet {}", if found.is_some() { "replace" } else { "add" }, table.name)))
     }
 
     /// What is still to be done for a plan.

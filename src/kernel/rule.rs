@@ -27,6 +27,12 @@ pub(super) async fn observe(netlink: &Handle, scope: &Scope) -> Result<Vec<Rule>
     Ok(all(netlink).await?.into_iter().filter(ours).map(|(rule, _)| rule).collect())
 }
 
+/// Our rules for trusted interfaces.
+pub(super) async fn observe_trusted(netlink: &Handle) -> Result<Vec<Rule>, rtnetlink::Error> {
+    let ours = |(rule, protocol): &(Rule, _)| *protocol == Some(RouteProtocol::Kernel) && Rule::is_trusted(rule);
+    Ok(all(netlink).await?.into_iter().filter(ours).map(|(rule, _)| rule).collect())
+}
+
 /// The standard rules that are not there, at whatever preference.
 pub(super) async fn lost(netlink: &Handle) -> Result<Vec<&'static str>, rtnetlink::Error> {
     let found = all(netlink).await?;
@@ -84,6 +90,10 @@ fn message(rule: &Rule) -> RuleMessage {
             message.header.dst_len = prefix.prefix_len();
             attributes.push(RuleAttribute::Destination(prefix.network()));
         }
+        Match::Trusted => {
+            attributes.push(RuleAttribute::SuppressPrefixLen(0));
+            attributes.push(RuleAttribute::SuppressIfGroup(0));
+        }
     }
     message.header.action = match rule.action {
         Action::Unreachable => RuleAction::Unreachable,
@@ -105,6 +115,7 @@ fn parse(message: &RuleMessage) -> Option<(Rule, Option<RouteProtocol>)> {
     let plain = header.src_len == 0 && header.tos == 0 && !header.flags.contains(RuleFlags::Invert);
     let (mut preference, mut mark, mut mask, mut to, mut table, mut protocol) =
         (0, 0, 0, None, header.table.into(), None);
+    let (mut suppressed_length, mut suppressed_group) = (u32::MAX, u32::MAX);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(value) => preference = *value,
@@ -113,12 +124,15 @@ fn parse(message: &RuleMessage) -> Option<(Rule, Option<RouteProtocol>)> {
             RuleAttribute::Table(value) => table = *value,
             RuleAttribute::Protocol(value) => protocol = Some(*value),
             RuleAttribute::Destination(value) => to = Some(*value),
-            // The kernel always sends these two; all ones means that they are not used.
-            RuleAttribute::SuppressPrefixLen(u32::MAX) | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
+            // The kernel always sends the first of these two; all ones means that they are not used.
+            RuleAttribute::SuppressPrefixLen(value) => suppressed_length = *value,
+            RuleAttribute::SuppressIfGroup(value) => suppressed_group = *value,
             _ => return None,
         }
     }
     let matches = match (mask, to) {
+        (0, None) if header.dst_len == 0 && (suppressed_length, suppressed_group) == (0, 0) => Match::Trusted,
+        _ if (suppressed_length, suppressed_group) != (u32::MAX, u32::MAX) => return None,
         (0, None) if header.dst_len == 0 => Match::To(family.everything()),
         (0, Some(address)) => Match::To(IpNet::new(address, header.dst_len).ok()?),
         (mask, None) => Match::Mark { mark, mask },

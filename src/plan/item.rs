@@ -1,6 +1,7 @@
 //! The parts of a plan, each of which prints as the ip command that a person would type to add it. Values only.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -9,11 +10,13 @@ const EVERYTHING_IPV6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0);
 
 /// Where our marked packets are looked up: in main, and nowhere else (the next preference).
 const MARKED: u32 = 200;
+/// Routes of trusted interfaces, before those of any tunnel.
+const TRUSTED: u32 = 250;
 /// The first preference of prefix rules: those of full length. Each shorter length has the next two.
 const PREFIXES: u32 = 300;
 
 /// An address family; each has rules and tables of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Family {
     /// IPv4.
     V4,
@@ -53,7 +56,7 @@ impl fmt::Display for Family {
 }
 
 /// The TUN device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// Interface name.
     pub dev: String,
@@ -64,7 +67,7 @@ pub struct Link {
 }
 
 /// An address on the device, without duplicate address detection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
     /// The address with its prefix length.
     pub net: IpNet,
@@ -95,7 +98,7 @@ impl Address {
 }
 
 /// A route.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     /// Routing table.
     pub table: u32,
@@ -112,7 +115,7 @@ pub struct Route {
 }
 
 /// Where a route leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
     /// Out of this device, without a gateway.
     Dev(String),
@@ -180,7 +183,7 @@ impl Route {
 }
 
 /// A routing rule of `protocol kernel`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     /// Its family.
     pub family: Family,
@@ -193,7 +196,7 @@ pub struct Rule {
 }
 
 /// The packets that a rule is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Match {
     /// Those with this mark.
     Mark {
@@ -204,10 +207,12 @@ pub enum Match {
     },
     /// Those to this prefix.
     To(IpNet),
+    /// All; and what the table says is passed by when it is a default route, or leads to a link of the default group.
+    Trusted,
 }
 
 /// What a rule does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// Look the route up in this table; without one there, the next rule is tried.
     Lookup(u32),
@@ -221,10 +226,16 @@ impl Rule {
     pub(super) fn new(family: Family, matches: Match, action: Action) -> Self {
         let first = match &matches {
             Match::Mark { .. } => MARKED,
+            Match::Trusted => TRUSTED,
             Match::To(prefix) => PREFIXES + 2 * u32::from(prefix.max_prefix_len() - prefix.prefix_len()),
         };
         let preference = first + u32::from(action == Action::Unreachable);
         Self { family, preference, matches, action }
+    }
+
+    /// Whether this is the rule of our layout for trusted interfaces.
+    pub fn is_trusted(rule: &Self) -> bool {
+        *rule == Self::new(rule.family, Match::Trusted, Action::Lookup(Route::MAIN))
     }
 
     pub(super) fn command(&self, verb: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -233,10 +244,14 @@ impl Rule {
             Match::Mark { mark, mask } => write!(f, "fwmark {mark:#x}/{mask:#x} ")?,
             Match::To(prefix) if prefix.prefix_len() == 0 => {}
             Match::To(prefix) => write!(f, "to {prefix} ")?,
+            Match::Trusted => {}
         }
         match self.action {
             Action::Lookup(table) => write!(f, "lookup {}", Table(table))?,
             Action::Unreachable => f.write_str("unreachable")?,
+        }
+        if self.matches == Match::Trusted {
+            f.write_str(" suppress_prefixlength 0 suppress_ifgroup default")?;
         }
         f.write_str(" protocol kernel")
     }

@@ -4,15 +4,22 @@
 //! `docs/kernel.md` draws the layout and says why each part is as it is.
 
 mod diff;
+mod firewall;
+mod host;
 mod item;
+pub mod nft;
 
 pub(crate) use diff::SYSCTLS;
 pub use diff::{Change, FoundLink, Observed, diff};
+pub use firewall::{Openings, Policy, TABLE, emergency, firewall};
+pub use host::Host;
 pub use item::{Action, Address, Family, Link, Match, Route, Rule, Target};
 
-use crate::config::{self, Kind};
+use crate::config::{self, Group, Kind, Lockdown};
 use crate::state::Wanted;
 use ipnet::{IpNet, Ipv6Net};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv6Addr;
 
@@ -23,7 +30,7 @@ const BLOCK: std::ops::RangeInclusive<u32> = 200..=999;
 const MULTICAST: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
 
 /// Everything of one tunnel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// What is ours: nothing else is touched.
     pub scope: Scope,
@@ -35,11 +42,15 @@ pub struct Plan {
     pub routes: Vec<Route>,
     /// Rules, in the order in which they are added.
     pub rules: Vec<Rule>,
+    /// Trusted interfaces, each with the number of its group.
+    pub trusted: BTreeMap<String, u32>,
+    /// What it adds to the host's firewall; none: it does not block there.
+    pub policy: Option<Policy>,
 }
 
 /// What belongs to one tunnel in the kernel: the device with its addresses, all routes of the table, and exactly those
 /// rules and multicast routes that a plan with this mark and these prefixes can hold. No two tunnels share any of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scope {
     /// Interface name.
     pub dev: String,
@@ -69,7 +80,15 @@ impl Scope {
 
     /// Nothing of all this: the plan that `clear` applies.
     pub fn empty(&self) -> Plan {
-        Plan { scope: self.clone(), link: None, addresses: Vec::new(), routes: Vec::new(), rules: Vec::new() }
+        Plan {
+            scope: self.clone(),
+            link: None,
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            rules: Vec::new(),
+            trusted: BTreeMap::new(),
+            policy: None,
+        }
     }
 
     /// The multicast among the prefixes.
@@ -93,6 +112,7 @@ impl Scope {
         let ours = match &rule.matches {
             Match::Mark { mark, mask } => (*mark, *mask) == (self.mark, self.mask),
             Match::To(prefix) => self.prefixes.contains(prefix),
+            Match::Trusted => return false,
         };
         (ours && *rule == Rule::new(rule.family, rule.matches.clone(), rule.action))
             || (BLOCK.contains(&rule.preference) && rule.action == Action::Lookup(self.table))
@@ -109,10 +129,21 @@ impl Scope {
     }
 }
 
-/// The plan of one tunnel for what is wanted of it. `kept` are the addresses that stay on the link between two sessions,
-/// so that sockets keep their source.
-pub fn build(tunnel: &config::Tunnel, wanted: &Wanted, kept: &[IpNet]) -> Plan {
+/// What a plan follows from, beside the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// What the kernel must hold.
+    pub wanted: &'a Wanted,
+    /// The addresses that stay on the link between two sessions, so that sockets keep their source.
+    pub kept: &'a [IpNet],
+    /// Where our own packets may go now.
+    pub openings: &'a Openings,
+}
+
+/// The plan of one tunnel. `groups` are those that it may name as trusted.
+pub fn build(tunnel: &config::Tunnel, groups: &BTreeMap<String, Group>, facts: Facts<'_>) -> Plan {
     let Kind::Enf(enf) = &tunnel.kind;
+    let Facts { wanted, kept, openings } = facts;
     let mut plan = Scope::of(tunnel).empty();
     let (link, carrier, addresses) = match wanted {
         Wanted::Open => return plan,
@@ -140,7 +171,24 @@ pub fn build(tunnel: &config::Tunnel, wanted: &Wanted, kept: &[IpNet]) -> Plan {
             plan.addresses = addresses.iter().map(|net| Address::own(*net, &scope.dev)).collect();
         }
     }
+
+    plan.trusted = trusted(&enf.route, groups);
+    if enf.route.lockdown != Lockdown::Off {
+        plan.policy = Some(Policy {
+            own: addresses.iter().map(IpNet::addr).collect(),
+            through: scope.prefixes.iter().filter(carried).filter(|_| carrier).copied().collect(),
+            openings: openings.clone(),
+            trusted: plan.trusted.keys().cloned().collect(),
+        });
+    }
     plan
+}
+
+/// The trusted interfaces: those of the groups, and the tunnel's own, whose group has the number of its mark.
+fn trusted(route: &config::Route, groups: &BTreeMap<String, Group>) -> BTreeMap<String, u32> {
+    let named = route.trusted_groups.iter().filter_map(|name| groups.get(name));
+    let named = named.flat_map(|group| group.interfaces.iter().map(|interface| (interface.clone(), group.number)));
+    named.chain(route.trusted_interfaces.iter().map(|interface| (interface.clone(), route.fwmark))).collect()
 }
 
 /// In each family: marked packets first, then the prefixes; and each `unreachable` before the lookup that it backs.

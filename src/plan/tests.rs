@@ -37,6 +37,11 @@ pub(crate) fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
     }
 }
 
+fn build(tunnel: &Tunnel, wanted: &Wanted, kept: &[IpNet]) -> Plan {
+    let openings = Openings { remotes: vec!["[2001:db8::1]:443".parse().unwrap()], resolvers: Vec::new() };
+    super::build(tunnel, &BTreeMap::new(), Facts { wanted, kept, openings: &openings })
+}
+
 fn nets(texts: &[&str]) -> Vec<IpNet> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }

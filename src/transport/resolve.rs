@@ -162,15 +162,22 @@ fn list(answers: &[(SocketAddr, Answer)]) -> String {
 }
 
 /// The addresses of a remote: IPv6 first, otherwise as they were told. An address in text needs no look-up. Questions carry
-/// the mark of `options`.
-pub async fn resolve(host: &Host, options: &Options, limit: Duration) -> Result<Vec<SocketAddr>, ResolveError> {
+/// the mark of `options`. Before the first of them `ask` is told the name servers, and waited for.
+pub async fn resolve(
+    host: &Host,
+    options: &Options,
+    limit: Duration,
+    ask: impl AsyncFnOnce(Vec<SocketAddr>),
+) -> Result<Vec<SocketAddr>, ResolveError> {
     if let Ok(address) = host.host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, host.port)]);
     }
     let deadline = Instant::now() + limit;
     let mut addresses = in_hosts(&read(&host.host, HOSTS).await?, &host.host);
     if addresses.is_empty() {
-        addresses = ask_all(&host.host, &system_config(&host.host).await?, options.mark, deadline).await?;
+        let config = system_config(&host.host).await?;
+        ask(config.servers.clone()).await;
+        addresses = ask_all(&host.host, &config, options.mark, deadline).await?;
     }
     addresses.sort_by_key(IpAddr::is_ipv4);
     addresses.dedup();
@@ -406,7 +413,10 @@ mod tests {
     async fn an_address_in_text_needs_no_look_up() {
         for (host, address) in [("2001:db8::1", "[2001:db8::1]:444"), ("192.0.2.1", "192.0.2.1:444")] {
             let host = Host { host: host.into(), port: 444 };
-            assert_eq!(resolve(&host, &Options::default(), LIMIT).await.unwrap(), [address.parse().unwrap()]);
+            assert_eq!(
+                resolve(&host, &Options::default(), LIMIT, async |_| panic!("nobody is asked")).await.unwrap(),
+                [address.parse().unwrap()]
+            );
         }
     }
 

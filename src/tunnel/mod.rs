@@ -20,6 +20,13 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// What a session tells the daemon.
 #[derive(Debug)]
 pub enum SessionEvent {
+    /// It is about to ask these name servers, and waits for the answer: the firewall must know them first.
+    Ask {
+        /// Where questions will go.
+        servers: Vec<SocketAddr>,
+        /// Answered once they are allowed.
+        granted: oneshot::Sender<()>,
+    },
     /// It is about to send packets to these addresses, and waits for the answer: the firewall must know them first.
     Dial {
         /// The remote they belong to, as `host:port`.

@@ -72,7 +72,8 @@ impl Tunnel {
 
     /// The arguments of `enftunctl run`, for tests that wrap the program in another.
     pub fn run_command<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        command.arg("run").arg(self.write()).args(["--json", "--config-dir"]).arg(self.path())
+        command.arg("run").arg(self.write()).args(["--json", "--config-dir"]).arg(self.path());
+        command.arg("--runtime-dir").arg(self.path().join("run"))
     }
 }
 

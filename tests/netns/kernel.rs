@@ -5,9 +5,10 @@ use crate::common::{skip, wait_for};
 use enftun::config::{Enf, Host, Identity, Kind, Lockdown, Remote, Retry, Route, Tun, Tunnel};
 use enftun::error::{Class, chain};
 use enftun::kernel::{Kernel, KernelError};
-use enftun::plan::{self, Observed, Plan, Scope, build};
+use enftun::plan::{self, Facts, Observed, Openings, Plan, Scope};
 use enftun::state::{Failure, Reason, Wanted};
 use ipnet::IpNet;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -75,6 +76,10 @@ fn own() -> Vec<IpNet> {
 
 fn connected(tunnel: &Tunnel) -> Plan {
     build(tunnel, &Wanted::Connected(own()), &own())
+}
+
+fn build(tunnel: &Tunnel, wanted: &Wanted, kept: &[IpNet]) -> Plan {
+    plan::build(tunnel, &BTreeMap::new(), Facts { wanted, kept, openings: &Openings::default() })
 }
 
 fn kernel() -> Kernel {

@@ -324,7 +324,7 @@ fn a_name_server_that_ignores_questions_for_ipv6_does_not_hide_the_ipv4_address(
 fn ipv6_addresses_come_first_and_the_order_is_kept() {
     story("ipv6_addresses_come_first_and_the_order_is_kept", |world| {
         let _dns = world.name_server(|_| Reply::Addresses(&["192.0.2.9", "192.0.2.2", "2001:db8::9", "2001:db8::2"]));
-        let found = block_on(resolve(&host(), &marked(), Duration::from_secs(10))).unwrap();
+        let found = block_on(resolve(&host(), &marked(), Duration::from_secs(10), async |_| {})).unwrap();
         let expected = ["[2001:db8::9]:443", "[2001:db8::2]:443", "192.0.2.9:443", "192.0.2.2:443"];
         assert_eq!(found, expected.map(|address| address.parse().unwrap()));
     });
@@ -444,7 +444,7 @@ fn the_next_server_is_asked_unless_the_first_knows_that_there_is_nothing() {
         world.host_file("/etc/resolv.conf", &format!("nameserver {OTHER_DNS}\nnameserver {DNS}\n"));
         let (first, second) = (Arc::new(AtomicU8::new(KNOWS)), Arc::new(AtomicU8::new(KNOWS)));
         let dns = world.name_server(as_told(&second));
-        let found = || block_on(resolve(&host(), &marked(), Duration::from_secs(4)));
+        let found = || block_on(resolve(&host(), &marked(), Duration::from_secs(4), async |_| {}));
         assert!(found().is_ok(), "the first is not there");
         let _other = NameServer::start(&world.far, OTHER_DNS, as_told(&first));
         for code in [5, 2, SILENT] {
@@ -486,7 +486,7 @@ fn a_look_up_that_is_given_up_leaves_neither_task_nor_socket_behind() {
                     let asked = dns.questions().len();
                     // Given up from outside, as by a disconnect, once the last question that it can ask is on its way.
                     tokio::select! {
-                        found = resolve(&name, &options, Duration::from_secs(60)) => panic!("{found:?}"),
+                        found = resolve(&name, &options, Duration::from_secs(60), async |_| {}) => panic!("{found:?}"),
                         () = async {
                             let last = |question: &Question| address == DNS || question.tcp;
                             while !dns.questions()[asked..].iter().any(last) || sockets() == 0 {
@@ -498,7 +498,7 @@ fn a_look_up_that_is_given_up_leaves_neither_task_nor_socket_behind() {
                 }
                 assert!(most > 0, "sockets are seen while they are there");
                 // And given up by its own deadline.
-                let error = resolve(&name, &options, Duration::from_millis(300)).await.unwrap_err();
+                let error = resolve(&name, &options, Duration::from_millis(300), async |_| {}).await.unwrap_err();
                 assert!(matches!(error, ResolveError::NoAddress { .. }), "{error}");
                 let all_gone = async {
                     while sockets() > 0 || tasks() > before {
@@ -521,14 +521,14 @@ fn without_the_capability_the_refused_mark_is_said_and_without_a_mark_none_is_ne
         for capability in [caps::Capability::CAP_NET_ADMIN, caps::Capability::CAP_NET_RAW] {
             caps::drop(None, caps::CapSet::Effective, capability).unwrap();
         }
-        let error = block_on(resolve(&host(), &marked(), Duration::from_secs(10))).unwrap_err();
+        let error = block_on(resolve(&host(), &marked(), Duration::from_secs(10), async |_| {})).unwrap_err();
         assert_eq!((error.reason(), error.class()), (Reason::Config, Class::Environment));
         assert!(error.to_string().contains("CAP_NET_ADMIN") && error.to_string().contains(DNS), "{error}");
         let router = SocketAddr::new(ROUTER.parse().unwrap(), 443);
         let error = block_on(dial::connect(router, &marked(), Duration::from_secs(10))).unwrap_err();
         assert_eq!((error.reason(), error.class()), (Reason::Config, Class::Environment));
         assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
-        let unmarked = block_on(resolve(&host(), &Options::default(), Duration::from_secs(10)));
+        let unmarked = block_on(resolve(&host(), &Options::default(), Duration::from_secs(10), async |_| {}));
         assert_eq!(unmarked.unwrap(), [SocketAddr::new(ROUTER.parse().unwrap(), 443)]);
     });
 }

@@ -121,8 +121,10 @@ async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, h
         mark: enf.route.fwmark & enf.route.fwmark_mask,
         congestion_control: remote.congestion_control.clone(),
     };
-    let addresses = resolve::resolve(host, &options, limit).await.map_err(|error| Failure::from(&error))?;
-    grant(spec, host, &addresses).await;
+    let ask = |servers| grant(spec, move |granted| SessionEvent::Ask { servers, granted });
+    let addresses = resolve::resolve(host, &options, limit, ask).await.map_err(|error| Failure::from(&error))?;
+    let dial = |granted| SessionEvent::Dial { remote: host.to_string(), addresses: addresses.clone(), granted };
+    grant(spec, dial).await;
     let mut stream = Err(Failure::new(Reason::DnsFailed, Class::Transient, format!("{host} has no address")));
     for address in addresses {
         stream = dial::connect(address, &options, limit).await.map_err(|error| Failure::from(&error));
@@ -153,10 +155,9 @@ async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, h
 }
 
 /// Tells the daemon where packets are about to go, and waits until they may.
-async fn grant(spec: &Spec, host: &Host, addresses: &[SocketAddr]) {
+async fn grant(spec: &Spec, event: impl FnOnce(oneshot::Sender<()>) -> SessionEvent) {
     let (granted, wait) = oneshot::channel();
-    let event = SessionEvent::Dial { remote: host.to_string(), addresses: addresses.to_vec(), granted };
-    spec.reporter.report(event).await;
+    spec.reporter.report(event(granted)).await;
     let _ = wait.await;
 }
 
