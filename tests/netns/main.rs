@@ -10,4 +10,5 @@ mod interop;
 mod kernel;
 mod names;
 mod router;
+mod ruleset;
 mod session;
