@@ -10,7 +10,7 @@ use crate::common::bus::{PrivateBus, daemon_user, own_uid, stdout};
 use crate::common::certs::{Ca, Leaf, write};
 use crate::common::netns::{Netns, Running, in_netns_with_tun, ip, sh, veth};
 use crate::common::wait_for;
-use crate::probes::{Held, Probe, Probing};
+use crate::probes::{Held, Probing};
 use crate::shot::Link;
 use crate::sniffer::{Frame, Kind, Sniffer};
 use ipnet::IpNet;
@@ -92,15 +92,21 @@ pub fn times(short: usize) -> usize {
     if std::env::var_os("ENFTUN_LONG").is_some_and(|value| value == "1") { 100 } else { short }
 }
 
+/// Says a figure, past what keeps the output of tests that pass.
+pub fn figure(text: &str) {
+    use std::io::Write as _;
+    writeln!(std::io::stderr(), "FIGURE {text}").unwrap();
+}
+
 /// The host under test is the test's own namespace.
 pub struct Bed {
     pub example: Example,
     pub neighbour: Netns,
     pub hostile: Netns,
     pub container: Netns,
-    pub gateway: Netns,
+    _gateway: Netns,
     pub far: Netns,
-    pub lan: Netns,
+    _lan: Netns,
     pub sniffer: Sniffer,
     pub bus: PrivateBus,
     pub link: Link,
@@ -148,7 +154,9 @@ impl Bed {
             end.exec(&format!("ip route add {OWN} via {LAN6}; ip route add {OWN4} via {LAN}"));
         }
         // A LAN that answers for everybody: then what is taken for "on link" leaves, too.
-        gateway.exec("echo 1 > /proc/sys/net/ipv4/conf/lan0/proxy_arp; echo 0 > /proc/sys/net/ipv4/neigh/lan0/proxy_delay");
+        gateway.exec(
+            "echo 1 > /proc/sys/net/ipv4/conf/lan0/proxy_arp; echo 0 > /proc/sys/net/ipv4/neigh/lan0/proxy_delay",
+        );
         veth(&gateway, "wan0", &far, "wan0");
         let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding";
         gateway.exec(&format!(
@@ -170,6 +178,8 @@ impl Bed {
         // Every answer and error that there can be, as often as there is a cause.
         sh("cd /proc/sys/net; echo 0 > ipv4/icmp_ratelimit; echo 0 > ipv6/icmp/ratelimit
             echo 100000 > ipv4/icmp_msgs_per_sec 2>/dev/null || :");
+        // As systemd has it: with the first address, the others of its prefix do not go.
+        sh("echo 1 > /proc/sys/net/ipv4/conf/all/promote_secondaries");
         // From .2 and ::2 masqueraded, from .3 and ::3 as they are.
         container.exec(
             "for a in 2 3; do ip addr add 10.99.0.$a/24 dev eth0; ip addr add fd99::$a/64 dev eth0 nodad; done
@@ -184,9 +194,9 @@ impl Bed {
             neighbour,
             hostile,
             container,
-            gateway,
+            _gateway: gateway,
             far,
-            lan,
+            _lan: lan,
             sniffer,
             bus,
             link,
@@ -457,7 +467,10 @@ impl Bed {
                 Kind::Icmp6(_, Some(address)) => Some(address.into()),
                 _ => None,
             };
-            return [frame.source, frame.destination, about].into_iter().flatten().all(|address| !within(&overlay, address));
+            return [frame.source, frame.destination, about]
+                .into_iter()
+                .flatten()
+                .all(|address| !within(&overlay, address));
         }
         let (Some(destination), Some(source)) = (frame.destination, frame.source) else {
             // Who answers to an address that is not on the LAN is nobody's question there.
@@ -477,9 +490,5 @@ impl Bed {
     /// Probes of every sort, firing until the result is dropped.
     pub fn probe(&self) -> Probing {
         Probing::start(self, crate::probes::all(self))
-    }
-
-    pub fn probe_with(&self, probes: Vec<Probe>) -> Probing {
-        Probing::start(self, probes)
     }
 }

@@ -1,8 +1,6 @@
 //! The catalogue of probes, and the threads that fire them without end. Each is one sort of packet that must not leave.
 
-use crate::bed::{
-    Bed, Example, FAR_SERVICE, LAN, LAN6, NEIGHBOUR, NEIGHBOUR6, OWN, OWN4, ROUTER, ROUTER6, SERVICE,
-};
+use crate::bed::{Bed, Example, FAR_SERVICE, LAN, LAN6, NEIGHBOUR, NEIGHBOUR6, OWN, OWN4, ROUTER, ROUTER6, SERVICE};
 use crate::common::bus::{daemon_user, no_other_uid, own_uid};
 use crate::common::netns::Netns;
 use crate::shot::{Link, Shot, Way, What, payload};
@@ -61,14 +59,23 @@ pub struct Probing {
 
 impl Probing {
     pub fn start(bed: &Bed, probes: Vec<Probe>) -> Self {
+        // Leaves the processor to those who are being tested.
+        Self::start_with_pause(bed, probes, Duration::from_millis(1))
+    }
+
+    pub fn start_with_pause(bed: &Bed, probes: Vec<Probe>, pause: Duration) -> Self {
         let (stop, heard) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(BTreeMap::new())));
-        let mut probing = Self { probes: BTreeMap::new(), heard: heard.clone(), stop, threads: Vec::new() };
+        let mut probing = Self { probes: BTreeMap::new(), heard, stop, threads: Vec::new() };
         let client = Netns::here();
-        probing.thread(&client, move |stop| serve_udp("0.0.0.0", stop, &heard));
-        let heard = probing.heard.clone();
-        probing.thread(&client, move |stop| serve_udp("::", stop, &heard));
-        probing.thread(&client, |stop| serve_tcp(SERVICE, stop));
-        probing.thread(&bed.far, |stop| serve_tcp(FAR_SERVICE, stop));
+        // They listen before anybody speaks to them.
+        for at in ["0.0.0.0", "::"] {
+            let (socket, heard) = (client.run(|| udp_service(at)), probing.heard.clone());
+            probing.thread(&client, move |stop| serve_udp(&socket, stop, &heard));
+        }
+        for (at, port) in [(&client, SERVICE), (&bed.far, FAR_SERVICE)] {
+            let listener = at.run(|| TcpListener::bind(("::", port)).unwrap());
+            probing.thread(at, move |stop| serve_tcp(&listener, stop));
+        }
 
         let mut hands: BTreeMap<(Who, usize), Vec<(u16, Probe)>> = BTreeMap::new();
         for (index, probe) in probes.into_iter().enumerate() {
@@ -93,8 +100,7 @@ impl Probing {
                 }
                 while !stop.load(SeqCst) {
                     probes.iter_mut().for_each(|(id, probe)| (probe.fire)(*id));
-                    // Leaves the processor to those who are being tested.
-                    std::thread::sleep(Duration::from_millis(1));
+                    std::thread::sleep(pause);
                 }
             });
         }
@@ -154,8 +160,7 @@ impl Drop for Probing {
     }
 }
 
-/// Says everything back to whoever said it.
-fn serve_udp(at: &str, stop: &AtomicBool, heard: &Mutex<BTreeMap<u16, SystemTime>>) {
+fn udp_service(at: &str) -> UdpSocket {
     let at: IpAddr = at.parse().unwrap();
     let domain = if at.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let socket = Socket::new(domain, Type::DGRAM, None).unwrap();
@@ -163,8 +168,12 @@ fn serve_udp(at: &str, stop: &AtomicBool, heard: &Mutex<BTreeMap<u16, SystemTime
         socket.set_only_v6(true).unwrap();
     }
     socket.bind(&SocketAddr::new(at, SERVICE).into()).unwrap();
-    let socket = UdpSocket::from(socket);
     socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    socket.into()
+}
+
+/// Says everything back to whoever said it.
+fn serve_udp(socket: &UdpSocket, stop: &AtomicBool, heard: &Mutex<BTreeMap<u16, SystemTime>>) {
     let mut bytes = [0; 2048];
     while !stop.load(SeqCst) {
         let Ok((length, from)) = socket.recv_from(&mut bytes) else { continue };
@@ -176,8 +185,7 @@ fn serve_udp(at: &str, stop: &AtomicBool, heard: &Mutex<BTreeMap<u16, SystemTime
 }
 
 /// Says something to whoever connects, and reads what comes.
-fn serve_tcp(port: u16, stop: &AtomicBool) {
-    let listener = TcpListener::bind(("::", port)).unwrap();
+fn serve_tcp(listener: &TcpListener, stop: &AtomicBool) {
     listener.set_nonblocking(true).unwrap();
     let (mut streams, mut bytes) = (Vec::new(), [0; 2048]);
     while !stop.load(SeqCst) {
@@ -256,11 +264,28 @@ pub fn all(bed: &Bed) -> Vec<Probe> {
     catalogue.probes
 }
 
-/// Broadcast, multicast and devices in IPv4: what only the firewall holds.
-pub fn imitations(bed: &Bed) -> Vec<Probe> {
-    let mut catalogue = Catalogue { link: bed.link.clone(), probes: Vec::new() };
-    catalogue.imitations(bed);
-    catalogue.probes
+/// A few that only the firewall holds, as fast as they can: one socket each, and no pause.
+pub fn flood(bed: &Bed) -> Vec<Probe> {
+    let [far4, far6] = bed.example.far().map(|far| SocketAddr::new(far, 9999));
+    let shots = [
+        Shot::new(What::Udp, far4).by(Way::Device),
+        Shot::new(What::Udp, far4).marked(bed.example.mark()),
+        Shot::new(What::Udp, far6).marked(bed.example.mark()),
+    ];
+    let link = bed.link.clone();
+    let probe = |shot: Shot| {
+        let (link, mut socket) = (link.clone(), None::<Socket>);
+        let fire = move |id| {
+            let socket = socket.get_or_insert_with(|| shot.socket(id, &link).unwrap());
+            let (to, payload) = (SockAddr::from(shot.destination()), payload(id, 0));
+            for _ in 0..100 {
+                let _ = socket.send_to(&payload, &to);
+            }
+        };
+        let name = format!("flood to {} by {:?}, mark {:?}", shot.to, shot.way, shot.mark);
+        Probe { name, held: Held::ByFirewall, who: Who::Client(own_uid()), fire: Box::new(fire) }
+    };
+    shots.map(probe).into()
 }
 
 /// Bound to a device, IPv4 is held by the firewall alone.
@@ -354,20 +379,26 @@ impl Catalogue {
             let shot = |what, port| Shot::new(what, SocketAddr::new(far, port));
             for what in [What::Udp, What::Tcp] {
                 self.add(root, Held::ByRouting, "the LAN's source", shot(what, 80).from(ip(lan)));
-                self.add(root, bound(far), "the tunnel's source", shot(what, 80).from(ip(own)).by(Way::Device));
                 // The kernel itself refuses an IPv4 source that is nowhere.
-                if far.is_ipv4() && bed.example == Example::Device {
-                    continue;
+                if far.is_ipv6() || bed.example == Example::Server {
+                    self.add(root, Held::ByRouting, "the tunnel's source", shot(what, 81).from(ip(own)));
+                    let shot = shot(what, 80).from(ip(own));
+                    self.add(root, bound(far), "the tunnel's source", shot.by(Way::Device));
+                    self.add(
+                        root,
+                        Held::ByFirewall,
+                        "the tunnel's source, stolen mark",
+                        shot.marked(bed.example.mark()),
+                    );
                 }
-                let marked = shot(what, 80).from(ip(own)).marked(bed.example.mark());
-                self.add(root, Held::ByFirewall, "the tunnel's source, stolen mark", marked);
             }
-            self.add(root, Held::ByRouting, "the tunnel's source", shot(What::Udp, 81).from(ip(own)));
         }
     }
 
     /// From the LAN to the client; the answers must not leave.
     fn inbound(&mut self, bed: &Bed) {
+        // Where the LAN belongs in no tunnel, routing has nothing against answers.
+        let held = if bed.example == Example::Device { Held::ByRouting } else { Held::ByFirewall };
         for who in [Who::Neighbour, Who::Hostile] {
             let mut addresses = vec![("the tunnel's address", ip(OWN)), ("the tunnel's address", ip(OWN4))];
             if bed.example == Example::Device {
@@ -382,7 +413,7 @@ impl Catalogue {
                     (What::Tcp, SERVICE + 1),
                     (What::Echo, 0),
                 ] {
-                    self.add(who, Held::ByRouting, name, Shot::new(what, SocketAddr::new(address, port)));
+                    self.add(who, held, name, Shot::new(what, SocketAddr::new(address, port)));
                 }
             }
             if bed.example == Example::Device {
@@ -407,7 +438,7 @@ impl Catalogue {
                 let marked = Shot::new(what, to(port)).marked(bed.example.mark());
                 self.add(root, Held::ByFirewall, "neighbour, stolen mark", marked);
             }
-            for way in [Way::PacketInfo, Way::UnicastIf] {
+            for way in [Way::PacketInfo, Way::UnicastIf, Way::DontRoute] {
                 self.add(root, bound(to(0).ip()), "neighbour", Shot::new(What::Udp, to(53)).by(way));
             }
         }
@@ -416,7 +447,9 @@ impl Catalogue {
             self.add(root, Held::ByRouting, "link-local", Shot::new(what, scoped("fe80::20", port)));
         }
         for (group, port) in [("ff02::1:77", 9999), ("ff02::fb", 5353), ("ff05::77", 9999), ("ff0e::77", 9999)] {
-            self.add(root, Held::ByFirewall, "scoped multicast", Shot::new(What::Udp, scoped(group, port)));
+            // The kernel looks at the scope of link-local groups only.
+            let held = if group.starts_with("ff02") { Held::ByFirewall } else { Held::ByRouting };
+            self.add(root, held, "scoped multicast", Shot::new(What::Udp, scoped(group, port)));
             let to = SocketAddr::new(ip(group), port);
             for way in [Way::MulticastIf, Way::Device, Way::PacketInfo] {
                 self.add(root, Held::ByFirewall, "scoped multicast", Shot::new(What::Udp, to).by(way));
@@ -436,6 +469,13 @@ impl Catalogue {
             // The kernel takes the source's interface.
             self.add(root, Held::ByFirewall, "scoped multicast", Shot::new(What::Udp, to).from(ip(LAN)));
         }
+        // The group is the probe's own.
+        self.add(
+            root,
+            Held::ByFirewall,
+            "membership report",
+            Shot::new(What::Join, SocketAddr::new(ip("239.77.0.0"), 0)),
+        );
         for (broadcast, held) in [("255.255.255.255", Held::ByRouting), ("192.0.2.255", Held::ByFirewall)] {
             // DHCP's own port, from another than DHCP's own.
             for port in [67, 9999] {
@@ -455,7 +495,8 @@ impl Catalogue {
         for router in [ROUTER, ROUTER6] {
             let to = SocketAddr::new(ip(router), 443);
             // The daemon's own user with the mark is the daemon, for all that a firewall can know; not so by UDP.
-            let shots = [(What::Tcp, own_uid()), (What::Tcp, SOMEBODY), (What::Udp, own_uid()), (What::Udp, daemon_user())];
+            let shots =
+                [(What::Tcp, own_uid()), (What::Tcp, SOMEBODY), (What::Udp, own_uid()), (What::Udp, daemon_user())];
             for (what, uid) in shots {
                 let who = Who::Client(uid);
                 self.add(who, routing, "imitation", Shot::new(what, to));

@@ -2,7 +2,7 @@
 
 use nix::libc;
 use nix::sys::socket::{ControlMessage, MsgFlags, SetSockOpt, SockaddrStorage, sendmsg};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::AsRawFd;
@@ -25,11 +25,25 @@ pub fn probe_of_port(port: u16) -> Option<u16> {
     port.checked_sub(FIRST_PORT).filter(|id| *id < PROBES)
 }
 
+/// The multicast group that it joins.
+fn group_of_probe(id: u16) -> Ipv4Addr {
+    let [high, low] = id.to_be_bytes();
+    Ipv4Addr::new(239, 77, high, low)
+}
+
+/// The probe whose group a membership report (IGMP version 3) is about.
+pub fn probe_of_report(report: &[u8]) -> Option<u16> {
+    match report.get(12..16)? {
+        [239, 77, high, low] => Some(u16::from_be_bytes([*high, *low])),
+        _ => None,
+    }
+}
+
 /// What it says.
 pub fn payload(id: u16, size: usize) -> Vec<u8> {
-    let mut payload = [TAG, format!("{id:05}>").as_bytes()].concat();
-    payload.resize(payload.len().max(size), b'.');
-    payload
+    let tag = [TAG, format!("{id:05}>").as_bytes()].concat();
+    // Again and again, so that every fragment carries it.
+    tag.repeat(1 + size / tag.len())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +54,7 @@ pub enum What {
     Echo,
     /// A protocol that nobody knows.
     Raw,
-    /// Joins and leaves the multicast group; the kernel reports it.
+    /// Joins and leaves an IPv4 multicast group; the kernel reports it.
     Join,
 }
 
@@ -57,6 +71,8 @@ pub enum Way {
     UnicastIf,
     /// `IP_MULTICAST_IF`, `IPV6_MULTICAST_IF`
     MulticastIf,
+    /// `MSG_DONTROUTE`
+    DontRoute,
 }
 
 /// What is sent, to whom, and how.
@@ -85,8 +101,20 @@ pub struct Link {
 struct UnicastIf4;
 #[derive(Clone)]
 struct UnicastIf6;
-nix::setsockopt_impl!(UnicastIf4, libc::IPPROTO_IP, libc::IP_UNICAST_IF, u32, nix::sys::socket::sockopt::SetStruct<'_, u32>);
-nix::setsockopt_impl!(UnicastIf6, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_IF, u32, nix::sys::socket::sockopt::SetStruct<'_, u32>);
+nix::setsockopt_impl!(
+    UnicastIf4,
+    libc::IPPROTO_IP,
+    libc::IP_UNICAST_IF,
+    u32,
+    nix::sys::socket::sockopt::SetStruct<'_, u32>
+);
+nix::setsockopt_impl!(
+    UnicastIf6,
+    libc::IPPROTO_IPV6,
+    libc::IPV6_UNICAST_IF,
+    u32,
+    nix::sys::socket::sockopt::SetStruct<'_, u32>
+);
 
 impl Shot {
     pub fn new(what: What, to: SocketAddr) -> Self {
@@ -128,7 +156,7 @@ impl Shot {
             (Way::UnicastIf, SocketAddr::V6(_)) => UnicastIf6.set(&socket, &link.index.to_be())?,
             (Way::MulticastIf, SocketAddr::V4(_)) => socket.set_multicast_if_v4(&link.address)?,
             (Way::MulticastIf, SocketAddr::V6(_)) => socket.set_multicast_if_v6(link.index)?,
-            (Way::Chosen | Way::PacketInfo, _) => {}
+            (Way::Chosen | Way::PacketInfo | Way::DontRoute, _) => {}
         }
         match self.what {
             What::Tcp => socket.set_linger(Some(Duration::ZERO))?,
@@ -139,7 +167,11 @@ impl Shot {
         let port = if matches!(self.what, What::Udp | What::Tcp) { port_of_probe(id) } else { 0 };
         match (self.source, self.what) {
             (Some(source), _) => {
-                if v6 { socket.set_freebind_v6(true)? } else { socket.set_freebind_v4(true)? }
+                if v6 {
+                    socket.set_freebind_v6(true)?
+                } else {
+                    socket.set_freebind_v4(true)?
+                }
                 socket.bind(&SocketAddr::new(source, port).into())?;
             }
             (None, What::Udp | What::Tcp) => socket.bind(&SocketAddr::new(unspecified, port).into())?,
@@ -152,9 +184,7 @@ impl Shot {
     pub fn destination(&self) -> SocketAddr {
         let port = if matches!(self.what, What::Udp | What::Tcp) { self.to.port() } else { 0 };
         match self.to {
-            SocketAddr::V4(to) if self.mapped => {
-                SocketAddrV6::new(to.ip().to_ipv6_mapped(), port, 0, 0).into()
-            }
+            SocketAddr::V4(to) if self.mapped => SocketAddrV6::new(to.ip().to_ipv6_mapped(), port, 0, 0).into(),
             SocketAddr::V4(to) => SocketAddrV4::new(*to.ip(), port).into(),
             SocketAddr::V6(to) => SocketAddrV6::new(*to.ip(), port, 0, to.scope_id()).into(),
         }
@@ -167,15 +197,20 @@ impl Shot {
         let payload = match self.what {
             What::Tcp => return socket.connect(&to),
             What::Join => {
-                return match self.to {
-                    SocketAddr::V4(group) => socket.join_multicast_v4_n(group.ip(), &socket2::InterfaceIndexOrAddress::Index(link.index)),
-                    SocketAddr::V6(group) => socket.join_multicast_v6(group.ip(), link.index),
-                };
+                let interface = InterfaceIndexOrAddress::Index(link.index);
+                return socket.join_multicast_v4_n(&group_of_probe(id), &interface);
             }
             What::Echo => echo_request(self.to.is_ipv6(), id, &payload(id, self.size)),
             What::Udp | What::Raw => payload(id, self.size),
         };
-        if self.way == Way::PacketInfo { send_by(&socket, self.to, &payload, link) } else { socket.send_to(&payload, &to).map(drop) }
+        if self.way == Way::DontRoute {
+            return socket.send_to_with_flags(&payload, &to, libc::MSG_DONTROUTE).map(drop);
+        }
+        if self.way == Way::PacketInfo {
+            send_by(&socket, self.to, &payload, link)
+        } else {
+            socket.send_to(&payload, &to).map(drop)
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::common::netns::Netns;
 use crate::common::wait_for;
-use crate::shot::{TAG, probe_of_port};
+use crate::shot::{TAG, probe_of_port, probe_of_report};
 use nix::sys::socket::{ControlMessageOwned, LinkAddr, MsgFlags, recvmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use std::fmt;
@@ -201,6 +201,10 @@ impl Frame {
                 self.ports = Some((from, to));
                 self.probe = self.probe.or(probe_of_port(from)).or(probe_of_port(to));
                 if protocol == 6 { Kind::Tcp } else { Kind::Udp }
+            }
+            (2, report) => {
+                self.probe = probe_of_report(report);
+                Kind::Ip(2)
             }
             (1, [kind, ..]) => Kind::Icmp(*kind),
             (58, [kind, ..]) => {
