@@ -502,7 +502,9 @@ impl Catalogue {
                 self.add(who, routing, "imitation", Shot::new(what, to));
                 let held = if routing == Held::ByRouting { bound(to.ip()) } else { routing };
                 self.add(who, held, "imitation, bound", Shot::new(what, to).by(Way::Device));
-                self.add(who, Held::ByFirewall, "imitation, stolen mark", Shot::new(what, to).marked(mark));
+                if what == What::Udp || uid != daemon_user() {
+                    self.add(who, Held::ByFirewall, "imitation, stolen mark", Shot::new(what, to).marked(mark));
+                }
             }
             self.add(Who::Client(daemon_user()), routing, "imitation, unmarked", Shot::new(What::Tcp, to));
             let beside = Shot::new(What::Tcp, SocketAddr::new(ip(router), 444)).marked(mark);

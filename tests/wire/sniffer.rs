@@ -122,7 +122,10 @@ fn open(dev: &str) -> Socket {
     ];
     socket.attach_filter(&filter).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    setsockopt(&socket, sockopt::RcvBufForce, &(64 << 20)).unwrap();
+    // Without root, as much as one may.
+    if setsockopt(&socket, sockopt::RcvBufForce, &(64 << 20)).is_err() {
+        socket.set_recv_buffer_size(64 << 20).unwrap();
+    }
     setsockopt(&socket, sockopt::ReceiveTimestampns, &true).unwrap();
     setsockopt(&socket, sockopt::RxqOvfl, &1).unwrap();
     socket

@@ -204,11 +204,11 @@ fn the_lan_gives_routes_that_are_more_specific() {
     under_fire("the_lan_gives_routes_that_are_more_specific", 3, |bed| {
         let [far4, far6] = bed.example.far();
         let routes = [
-            format!("0.0.0.0/1 via 192.0.2.66 dev lan0 proto dhcp"),
-            format!("128.0.0.0/1 via 192.0.2.66 dev lan0 proto dhcp"),
+            "0.0.0.0/1 via 192.0.2.66 dev lan0 proto dhcp".to_owned(),
+            "128.0.0.0/1 via 192.0.2.66 dev lan0 proto dhcp".to_owned(),
             format!("{far4}/32 via 192.0.2.66 dev lan0 proto dhcp"),
-            format!("::/1 via 2001:db8:1::66 dev lan0 proto ra"),
-            format!("8000::/1 via 2001:db8:1::66 dev lan0 proto ra"),
+            "::/1 via 2001:db8:1::66 dev lan0 proto ra".to_owned(),
+            "8000::/1 via 2001:db8:1::66 dev lan0 proto ra".to_owned(),
             format!("{far6}/128 via fe80::66 dev lan0 proto ra"),
         ];
         routes.iter().for_each(|route| drop(ip(&format!("route add {route}"))));
