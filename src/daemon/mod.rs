@@ -372,7 +372,7 @@ impl Daemon {
     }
 
     /// Reads the configuration again. With errors nothing changes; otherwise what changed is applied: a tunnel whose
-    /// retry, autoconnect or lockdown alone changed keeps its session, any other change starts a new one.
+    /// retry, autoconnect, lockdown or name servers alone changed keeps its session, any other change starts a new one.
     async fn reload(&mut self, caller: &Caller) -> Result<(), Refusal> {
         log::info!("reload, asked by {caller}");
         let loaded: Loaded = config::load(&self.paths.config);
@@ -526,6 +526,7 @@ fn keeps_session(old: &config::Tunnel, new: &config::Tunnel) -> bool {
     let mut same = config::Tunnel { autoconnect: new.autoconnect, retry: new.retry, ..old.clone() };
     let (Kind::Enf(kept), Kind::Enf(wanted)) = (&mut same.kind, &new.kind);
     kept.route.lockdown = wanted.route.lockdown;
+    kept.dns.clone_from(&wanted.dns);
     kept.route.trusted_interfaces.clone_from(&wanted.route.trusted_interfaces);
     kept.route.trusted_groups.clone_from(&wanted.route.trusted_groups);
     same == *new

@@ -9,6 +9,7 @@ mod healing;
 mod interop;
 mod kernel;
 mod names;
+mod resolved;
 mod router;
 mod ruleset;
 mod session;

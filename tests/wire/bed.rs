@@ -489,6 +489,6 @@ impl Bed {
 
     /// Probes of every sort, firing until the result is dropped.
     pub fn probe(&self) -> Probing {
-        Probing::start(self, crate::probes::all(self))
+        Probing::start(self, crate::catalogue::all(self))
     }
 }

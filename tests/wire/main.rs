@@ -5,6 +5,7 @@
 mod common;
 
 mod bed;
+mod catalogue;
 mod probes;
 mod shot;
 mod sniffer;

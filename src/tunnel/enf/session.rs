@@ -120,6 +120,7 @@ async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, h
     let options = Options {
         mark: enf.route.fwmark & enf.route.fwmark_mask,
         congestion_control: remote.congestion_control.clone(),
+        inside: enf.dns.as_ref().map(|dns| dns.servers.clone()).unwrap_or_default(),
     };
     let ask = |servers| grant(spec, move |granted| SessionEvent::Ask { servers, granted });
     let addresses = resolve::resolve(host, &options, limit, ask).await.map_err(|error| Failure::from(&error))?;
