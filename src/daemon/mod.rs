@@ -89,7 +89,14 @@ impl Daemon {
         let (reports, events) = mpsc::channel(QUEUE);
         let (published, view) = watch::channel(Arc::default());
         let addresses = targets.directory().map(LastAddresses::load).unwrap_or_default();
-        let tunnels = config.tunnels.into_iter().map(|(name, tunnel)| (name, Supervised::new(tunnel))).collect();
+        let mut tunnels: BTreeMap<String, Supervised> =
+            config.tunnels.into_iter().map(|(name, tunnel)| (name, Supervised::new(tunnel))).collect();
+        // What an earlier daemon left in force stays so until the new plan is.
+        for (name, plan) in in_force.plans() {
+            if let Some(tunnel) = tunnels.get_mut(name) {
+                tunnel.applied = plan.clone();
+            }
+        }
         let daemon = Self {
             paths,
             kernel,
@@ -343,7 +350,7 @@ impl Daemon {
     async fn apply(&mut self, name: &str) -> Event {
         let Some(tunnel) = self.tunnels.get(name) else { return Event::Applied };
         let wanted = tunnel.wanted();
-        let applied = match self.enforce(name, &wanted).await {
+        let applied = match self.enforce(name).await {
             Ok(applied) => applied,
             Err(error) => return Event::ApplyFailed(Failure::from(&error)),
         };
@@ -360,22 +367,20 @@ impl Daemon {
         Event::Applied
     }
 
-    /// Brings the plan of one tunnel into force. What blocks comes first, and what opens last: the firewall before the rules
-    /// where traffic is to be held, and after them where it is to pass.
-    async fn enforce(&mut self, name: &str, wanted: &Wanted) -> Result<Applied, KernelError> {
+    /// Brings the plan of one tunnel into force: first all that holds traffic, then what is behind the firewall, and last what
+    /// lets traffic pass.
+    async fn enforce(&mut self, name: &str) -> Result<Applied, KernelError> {
         let Some(tunnel) = self.tunnels.get_mut(name) else { return Ok(Applied::default()) };
         let plan = tunnel.plan(&self.groups);
-        let opens = matches!(wanted, Wanted::Open | Wanted::Connected(_));
-        let mut changes = Vec::new();
-        if !opens {
-            tunnel.applied = plan.clone();
-            changes.extend(self.apply_host().await?);
-        }
+        tunnel.applied.tighten(&plan);
+        let mut changes = self.apply_host().await?;
         let mut applied = self.kernel.apply(&plan).await?;
         changes.append(&mut applied.changes);
-        if opens && let Some(tunnel) = self.tunnels.get_mut(name) {
-            tunnel.applied = plan.clone();
-            changes.extend(self.apply_host().await?);
+        if let Some(tunnel) = self.tunnels.get_mut(name) {
+            if tunnel.applied != plan {
+                tunnel.applied = plan.clone();
+                changes.extend(self.apply_host().await?);
+            }
         }
         if let Err(error) = self.in_force.set(name, &plan) {
             log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));

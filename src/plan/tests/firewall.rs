@@ -183,7 +183,7 @@ fn trusted(plan: &Plan, link: &str) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4096))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn what_belongs_in_a_tunnel_leaves_by_no_other_way(plans in tunnels(), packet in packets()) {
