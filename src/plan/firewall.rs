@@ -57,8 +57,9 @@ pub fn firewall<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32) -> Opti
     blocking(plans, uid).map(|host| host.table())
 }
 
-/// The guard for these plans: a table that holds the host alone while [`firewall`] is missing. It drops nothing that passes
-/// the firewall, and is made without sets, so that it is short to tell the kernel.
+/// The guard for these plans: a table that holds the host alone while [`firewall`] is missing. It judges each packet that goes
+/// out as the last chain of that one does, flow marks included, which outlive the table. Without sets: it is short to tell the
+/// kernel.
 pub fn guard<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32) -> Option<Table> {
     blocking(plans, uid).map(|host| host.guard())
 }
@@ -198,18 +199,14 @@ impl Host<'_> {
         rules
     }
 
-    /// The postrouting chain as far as it needs to know no flow: whose a marked packet is, only the firewall can tell.
+    /// The postrouting chain once more.
     fn guard(&self) -> Table {
-        let mut rules = vec![to_itself()];
-        let marked = "marked as our own";
-        rules.extend(self.each_mark(|mark| Rule::new(marked, [Test::Mark(mark)], Action::Accept)));
-        rules.extend(self.beside_and_into());
-        let rules = rules.iter().flat_map(Rule::without_sets).collect();
+        let rules = self.postrouting().iter().flat_map(Rule::without_sets).collect();
         Table { name: GUARD, chains: vec![Chain { hook: Hook::Postrouting, priority: 301, rules }] }
     }
 
     fn before_output(&self) -> Vec<Rule> {
-        let mut rules = vec![to_itself()];
+        let mut rules = vec![Rule::new("this host itself", [Test::Out(vec![LOOPBACK.into()])], Action::Accept)];
         for own in Family::ALL.map(|family| self.own(family)).into_iter().filter(|own| !own.is_empty()) {
             let tests = [Test::NotOut(self.inside()), Test::From(own)];
             rules.push(Rule::new("an own address in the tunnel is no source elsewhere", tests, Action::Drop));
@@ -346,10 +343,6 @@ impl Blocking<'_> {
 fn trusted(tunnel: &Blocking<'_>, tests: impl FnOnce(Vec<String>) -> Vec<Test>) -> Option<Rule> {
     let names: Vec<String> = tunnel.policy.trusted.iter().cloned().collect();
     (!names.is_empty()).then(|| Rule::new("trusted interfaces", tests(names), Action::Accept))
-}
-
-fn to_itself() -> Rule {
-    Rule::new("this host itself", [Test::Out(vec![LOOPBACK.into()])], Action::Accept)
 }
 
 const FORGED: &str = "our mark on what is not ours";

@@ -264,9 +264,8 @@ impl Lan {
         let mut arrived = self.arrived();
         // Packets keep their order on a cable: when this one is there, the one before would be.
         let last = format!("last {}", probe.dev);
-        let to = if probe.to.starts_with('[') { "[ff12::7]:9999" } else { "239.1.2.3:9999" };
-        Probe { to, mark: MARK, ..self::probe(probe.dev, to) }.send(&last).unwrap();
-        wait_for("our own packet", || {
+        Probe { from: 68, ..self::probe(probe.dev, "255.255.255.255:67") }.send(&last).unwrap();
+        wait_for("DHCP", || {
             arrived.extend(self.arrived());
             arrived.contains(&last)
         });
@@ -363,6 +362,11 @@ fn what_passes_the_firewall_passes_the_guard() {
         let inside = "[fd00:8f80::99]:9999";
         let inner = "[fd00:8f80:1::99]:9999";
         let outside = "[2001:db8::99]:9999";
+        // In place of the firewall, this tells the kernel which flows are our own.
+        sh("nft 'table inet other { chain output {
+                type filter hook output priority -10; udp sport 7777 ct mark set meta mark;
+            }; }'");
+        let ours = |mark| Probe { from: 7777, mark, ..probe("lan0", inside) };
         let dhcp4 = Probe { from: 68, ..probe("lan0", "255.255.255.255:67") };
         let renewal4 = Probe { from: 68, ..probe("lan0", "192.0.2.2:67") };
         let dhcp6 = Probe { from: 546, ..probe("lan0", "[fd00:1::2]:547") };
@@ -371,9 +375,12 @@ fn what_passes_the_firewall_passes_the_guard() {
             (probe("lan0", inside), [false, false, false]),
             (probe("lan0", inner), [false, false, false]),
             (probe("lan0", outside), [true, false, false]),
-            (Probe { mark: MARK, ..probe("lan0", inside) }, [true, true, true]),
-            (Probe { mark: 0x127, ..probe("lan0", inside) }, [true, false, false]),
-            (Probe { mark: 0x128, ..probe("lan0", inside) }, [false, false, false]),
+            (ours(MARK), [true, true, true]),
+            (ours(0x127), [true, false, false]),
+            (ours(0x128), [false, false, false]),
+            // Whoever may set a mark is not us.
+            (Probe { from: 0, ..ours(MARK) }, [false, false, false]),
+            (Probe { from: 0, to: outside, ..ours(MARK) }, [false, false, false]),
             (probe("eth7", inside), [true, true, true]),
             // The other tunnel trusts nobody.
             (probe("eth7", inner), [false, true, true]),
@@ -404,13 +411,12 @@ fn what_passes_the_firewall_passes_the_guard() {
                 }
                 // Neighbours are found, and the answer to a question of theirs leaves.
                 sh("ip -6 neigh flush dev lan0");
-                let _ = probe("lan0", "[fd00:1::2]:9").send("neighbour");
                 lan._far.exec("ip -6 neigh flush dev far1");
                 let found = |netns: &Netns, of: &str| netns.exec(&format!("ip -6 neigh show {of}")).contains("lladdr");
                 lan._far.output("ping -c1 -W1 fd00:1::1");
                 wait_for("the neighbour's question is answered", || found(&lan._far, "fd00:1::1"));
                 wait_for("the neighbour is found", || {
-                    let _ = Probe { mark: MARK, ..probe("lan0", "[fd00:1::2]:9") }.send("neighbour");
+                    let _ = Probe { from: 546, ..probe("lan0", "[fd00:1::2]:547") }.send("neighbour");
                     found(&Netns::here(), "fd00:1::2")
                 });
                 lan.arrived();

@@ -32,6 +32,9 @@ const META_MARK: u32 = 3;
 const META_OIFNAME: u32 = 7;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
+const CT_DIRECTION: u32 = 1;
+const CT_MARK: u32 = 3;
+const DIRECTION_ORIGINAL: u8 = 0;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 const EQUAL: u32 = 0;
@@ -160,6 +163,10 @@ fn meta(key: u32) -> Vec<u8> {
     expression("meta", &[number(1, REGISTER), number(2, key)])
 }
 
+fn ct(key: u32) -> Vec<u8> {
+    expression("ct", &[number(1, REGISTER), number(2, key)])
+}
+
 fn payload(header: u32, offset: u32, length: usize) -> Vec<u8> {
     let length = u32::try_from(length).unwrap_or(u32::MAX);
     expression("payload", &[number(1, REGISTER), number(2, header), number(3, offset), number(4, length)])
@@ -182,19 +189,15 @@ fn compare(how: u32, value: &[u8]) -> Vec<u8> {
 /// The steps of one test, each complete in itself; none for what no guard tests.
 fn steps_of(test: &Test) -> Option<Vec<Vec<u8>>> {
     Some(match test {
-        Test::Out(names) => {
-            let [name] = names.as_slice() else { return None };
-            let mut bytes = name.clone().into_bytes();
-            bytes.resize(IFNAMSIZ, 0);
-            vec![[meta(META_OIFNAME), compare(EQUAL, &bytes)].concat()]
-        }
-        Test::To(nets) => destination(nets, EQUAL)?,
-        Test::NotTo(nets) => destination(nets, UNEQUAL)?,
+        Test::Out(names) => interface(names, EQUAL)?,
+        Test::NotOut(names) => interface(names, UNEQUAL)?,
+        Test::From(nets) => address(nets, Side::Source, EQUAL)?,
+        Test::To(nets) => address(nets, Side::Destination, EQUAL)?,
+        Test::NotTo(nets) => address(nets, Side::Destination, UNEQUAL)?,
         Test::Family(family) => vec![of_family(*family)],
-        Test::Mark(Mark { mark, mask }) => {
-            let masked = if *mask == u32::MAX { Vec::new() } else { masked(&mask.to_ne_bytes()) };
-            vec![[meta(META_MARK), masked, compare(EQUAL, &mark.to_ne_bytes())].concat()]
-        }
+        Test::Mark(mark) => marked(meta(META_MARK), *mark),
+        Test::FlowMark(mark) => marked(ct(CT_MARK), *mark),
+        Test::Original => vec![[ct(CT_DIRECTION), compare(EQUAL, &[DIRECTION_ORIGINAL])].concat()],
         Test::FromPort(transport, port) => self::port(*transport, 0, *port),
         Test::ToPort(transport, port) => self::port(*transport, 2, *port),
         Test::Icmpv6(names) => {
@@ -215,14 +218,38 @@ fn of_family(family: Family) -> Vec<u8> {
     [meta(META_NFPROTO), compare(EQUAL, &[family])].concat()
 }
 
-fn destination(nets: &[IpNet], how: u32) -> Option<Vec<Vec<u8>>> {
+fn interface(names: &[String], how: u32) -> Option<Vec<Vec<u8>>> {
+    let [name] = names else { return None };
+    let mut bytes = name.clone().into_bytes();
+    bytes.resize(IFNAMSIZ, 0);
+    Some(vec![[meta(META_OIFNAME), compare(how, &bytes)].concat()])
+}
+
+fn marked(load: Vec<u8>, Mark { mark, mask }: Mark) -> Vec<Vec<u8>> {
+    let masked = if mask == u32::MAX { Vec::new() } else { masked(&mask.to_ne_bytes()) };
+    vec![[load, masked, compare(EQUAL, &mark.to_ne_bytes())].concat()]
+}
+
+/// Which address of a packet.
+#[derive(Clone, Copy)]
+enum Side {
+    Source,
+    Destination,
+}
+
+fn address(nets: &[IpNet], side: Side, how: u32) -> Option<Vec<Vec<u8>>> {
     let [net] = nets else { return None };
     let bytes = |address: IpAddr| match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
     };
     let (address, mask) = (bytes(net.network()), bytes(net.netmask()));
-    let offset = if net.addr().is_ipv4() { 16 } else { 24 };
+    let offset = match (net, side) {
+        (IpNet::V4(_), Side::Source) => 12,
+        (IpNet::V4(_), Side::Destination) => 16,
+        (IpNet::V6(_), Side::Source) => 8,
+        (IpNet::V6(_), Side::Destination) => 24,
+    };
     let masked = if net.prefix_len() == net.max_prefix_len() { Vec::new() } else { masked(&mask) };
     let load = payload(NETWORK_HEADER, offset, address.len());
     Some(vec![of_family(Family::of(net)), [load, masked, compare(how, &address)].concat()])
