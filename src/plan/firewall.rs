@@ -57,9 +57,9 @@ pub fn firewall<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32) -> Opti
     blocking(plans, uid).map(|host| host.table())
 }
 
-/// The guard for these plans: a table that holds the host alone while [`firewall`] is missing. It judges each packet that goes
-/// out as the last chain of that one does, flow marks included, which outlive the table. Without sets: it is short to tell the
-/// kernel.
+/// The guard for these plans: a table that holds the host alone while [`firewall`] is missing. It judges each packet that comes
+/// in as the first chain of that one does, and each that goes out as the last, by flow marks too, which outlive the table.
+/// Without sets: it is short to tell the kernel.
 pub fn guard<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32) -> Option<Table> {
     blocking(plans, uid).map(|host| host.guard())
 }
@@ -199,10 +199,16 @@ impl Host<'_> {
         rules
     }
 
-    /// The postrouting chain once more.
+    /// The first and the last chain once more, as far as they judge.
     fn guard(&self) -> Table {
-        let rules = self.postrouting().iter().flat_map(Rule::without_sets).collect();
-        Table { name: GUARD, chains: vec![Chain { hook: Hook::Postrouting, priority: 301, rules }] }
+        let judges = |rule: &&Rule| matches!(rule.actions.as_slice(), [Action::Accept | Action::Drop]);
+        let chain = |hook, priority, rules: Vec<Rule>| {
+            let rules = rules.iter().filter(judges).flat_map(Rule::without_sets).collect();
+            Chain { hook, priority, rules }
+        };
+        let chains =
+            vec![chain(Hook::Prerouting, -149, self.prerouting()), chain(Hook::Postrouting, 301, self.postrouting())];
+        Table { name: GUARD, chains }
     }
 
     fn before_output(&self) -> Vec<Rule> {

@@ -409,6 +409,14 @@ fn what_passes_the_firewall_passes_the_guard() {
                     let text = host.guard.as_ref().unwrap();
                     assert_eq!(lan.hears(probe), expected[number], "{probe:?} in\n{text}");
                 }
+                // An own address is no more reached by way of the LAN than with the firewall.
+                sh("ip addr replace fd00:8f80::5/128 dev lo");
+                let reached = |by: &str, of: &str| {
+                    lan._far.exec(&format!("ip -6 route replace {of} via {by}"));
+                    lan._far.output(&format!("ping -c1 -W1 {of}")).status.success()
+                };
+                assert!(!reached("fd00:1::1", "fd00:8f80::5") && !reached("fd00:2::1", "fd00:8f80::5"));
+                sh("ip addr del fd00:8f80::5/128 dev lo");
                 // Neighbours are found, and the answer to a question of theirs leaves.
                 sh("ip -6 neigh flush dev lan0");
                 lan._far.exec("ip -6 neigh flush dev far1");
@@ -530,8 +538,14 @@ fn a_firewall_reload_in_a_loop_opens_nothing() {
         println!("{sent} probes, while our table was missing after {missing} of 60 reloads");
         assert!(sent > 1000 && missing > 10, "{sent} probes, {missing} times");
         assert_eq!(lan.arrived(), Vec::<String>::new());
+        // Disturbed so often, the daemon may have begun anew.
+        wait_for("the firewall, as it is while connected", || {
+            let open = |table: &str| {
+                nft(&format!("list table inet {table}")).is_ok_and(|text| text.contains("into the tunnel"))
+            };
+            open("enftun") && open("enftun-guard")
+        });
         nobody_else_can_change_it();
-        wait_for("the firewall", || nft("list table inet enftun").is_ok());
         assert_eq!(run.interrupt(), Some(0));
         assert!(nft(LIST).unwrap_err().contains("No such file"), "the user disconnected");
         assert!(lan.hears(ONLY_FIREWALL[0]));

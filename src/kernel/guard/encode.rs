@@ -24,11 +24,11 @@ const NEWCHAIN: u16 = NEWTABLE | 3;
 const NEWRULE: u16 = NEWTABLE | 6;
 /// As DELTABLE, and no error without a table. Linux 6.3.
 const DESTROYTABLE: u16 = NEWTABLE | 26;
-const POSTROUTING: u32 = 4;
 const OWNER: u32 = 2;
 /// Linux 6.9.
 const PERSIST: u32 = 4;
 const META_MARK: u32 = 3;
+const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
@@ -116,8 +116,12 @@ pub(super) fn replace(table: &Table) -> Option<Vec<Message>> {
         Message { kind: NEWTABLE, flags: make, attributes: [text(1, table.name), flags].concat() },
     ];
     for Chain { hook, priority, rules } in &table.chains {
-        let Hook::Postrouting = hook else { return None };
-        let place = nested(4, &[number(1, POSTROUTING), attribute(2, &priority.to_be_bytes())]);
+        let hooknum = match hook {
+            Hook::Prerouting => 0,
+            Hook::Postrouting => 4,
+            Hook::Input | Hook::Forward | Hook::Output => return None,
+        };
+        let place = nested(4, &[number(1, hooknum), attribute(2, &priority.to_be_bytes())]);
         let attributes =
             [text(1, table.name), text(3, hook.as_str()), place, number(5, DROP), text(7, "filter")].concat();
         messages.push(Message { kind: NEWCHAIN, flags: make, attributes });
@@ -189,8 +193,9 @@ fn compare(how: u32, value: &[u8]) -> Vec<u8> {
 /// The steps of one test, each complete in itself; none for what no guard tests.
 fn steps_of(test: &Test) -> Option<Vec<Vec<u8>>> {
     Some(match test {
-        Test::Out(names) => interface(names, EQUAL)?,
-        Test::NotOut(names) => interface(names, UNEQUAL)?,
+        Test::In(names) => interface(META_IIFNAME, names, EQUAL)?,
+        Test::Out(names) => interface(META_OIFNAME, names, EQUAL)?,
+        Test::NotOut(names) => interface(META_OIFNAME, names, UNEQUAL)?,
         Test::From(nets) => address(nets, Side::Source, EQUAL)?,
         Test::To(nets) => address(nets, Side::Destination, EQUAL)?,
         Test::NotTo(nets) => address(nets, Side::Destination, UNEQUAL)?,
@@ -218,11 +223,11 @@ fn of_family(family: Family) -> Vec<u8> {
     [meta(META_NFPROTO), compare(EQUAL, &[family])].concat()
 }
 
-fn interface(names: &[String], how: u32) -> Option<Vec<Vec<u8>>> {
+fn interface(key: u32, names: &[String], how: u32) -> Option<Vec<Vec<u8>>> {
     let [name] = names else { return None };
     let mut bytes = name.clone().into_bytes();
     bytes.resize(IFNAMSIZ, 0);
-    Some(vec![[meta(META_OIFNAME), compare(how, &bytes)].concat()])
+    Some(vec![[meta(key), compare(how, &bytes)].concat()])
 }
 
 fn marked(load: Vec<u8>, Mark { mark, mask }: Mark) -> Vec<Vec<u8>> {

@@ -253,10 +253,12 @@ proptest! {
     }
 
     #[test]
-    fn the_guard_alone_judges_what_leaves_as_the_firewall_does(plans in tunnels(), packet in packets()) {
+    fn the_guard_alone_judges_what_comes_and_leaves_as_the_firewall_does(plans in tunnels(), packet in packets()) {
         let (table, guard) = (super::super::firewall(&plans, UID).unwrap(), super::super::guard(&plans, UID).unwrap());
-        let judges = |table| passes(table, Hook::Postrouting, &mut packet.clone());
-        prop_assert_eq!(judges(&guard), judges(&table));
+        for hook in [Hook::Prerouting, Hook::Postrouting] {
+            let judges = |table| passes(table, hook, &mut packet.clone());
+            prop_assert_eq!(judges(&guard), judges(&table));
+        }
     }
 
     #[test]
