@@ -1,14 +1,13 @@
 //! What of ours the kernel of this host holds: the plan in force of each tunnel, in `in-force.json` of the runtime directory,
 //! and the lock that makes its holder the one writer. Whoever comes next, after a crash too, renders the same host from it.
 
-use super::targets::replace;
+use crate::files::{Here, replace};
 use crate::plan::Plan;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Why what is in force cannot be known or written.
@@ -30,21 +29,6 @@ pub enum InForceError {
         /// Why.
         source: io::Error,
     },
-}
-
-/// The namespace whose kernel state a file tells of: a boot and a network namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Here {
-    boot: String,
-    namespace: u64,
-}
-
-impl Here {
-    /// That of the calling thread.
-    pub fn now() -> io::Result<Self> {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
-        Ok(Self { boot, namespace: fs::metadata("/proc/thread-self/ns/net")?.ino() })
-    }
 }
 
 #[derive(Serialize, Deserialize)]

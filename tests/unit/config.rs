@@ -126,8 +126,8 @@ fn every_key_that_is_written_arrives() {
         fwmark_mask = 0xf0
         table = 4294967295
         lockdown = "session"
-        trusted_groups = []
-        trusted_interfaces = []
+        trusted_groups = ["lan", "dmz"]
+        trusted_interfaces = ["eth1", "eth0.5"]
         [identity]
         cert_file = "/elsewhere/crt.der"
         key_file = "../key.der"
@@ -164,6 +164,10 @@ fn every_key_that_is_written_arrives() {
     assert_eq!(prefixes, ["::/0", "0.0.0.0/0", "fd00::/8", "10.0.0.0/8"]);
     assert_eq!((route.fwmark, route.fwmark_mask, route.table), (0x10, 0xf0, u32::MAX));
     assert_eq!((route.allow_ipv4, route.lockdown), (true, Lockdown::Session));
+    assert_eq!(
+        (route.trusted_groups.join(" "), route.trusted_interfaces.join(" ")),
+        ("lan dmz".into(), "eth1 eth0.5".into())
+    );
     assert_eq!(identity.cert_file, Path::new("/elsewhere/crt.der"));
     assert_eq!(identity.key_file, Path::new("/etc/enftun/../key.der"));
     assert_eq!(identity.ip_file.as_deref(), Some(Path::new("/etc/enftun/ip")));
