@@ -12,3 +12,4 @@ mod names;
 mod router;
 mod ruleset;
 mod session;
+mod trusted;
