@@ -9,6 +9,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How often, and how far apart, a lock that somebody holds is tried again.
+const PATIENCE: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Why what is in force cannot be known or written.
 #[derive(Debug, thiserror::Error)]
@@ -95,8 +100,20 @@ impl InForce {
 
 fn lock(path: &Path, holder: &str) -> Result<Flock<File>, InForceError> {
     let failed = |source| InForceError::File { path: path.to_owned(), source };
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+    let mut patience = PATIENCE;
+    let locked = loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // What a killed process was just starting shares its lock for a moment.
+            Err((held, nix::errno::Errno::EWOULDBLOCK)) if patience > 0 => {
+                patience -= 1;
+                std::thread::sleep(PAUSE);
+                file = held;
+            }
+            done => break done,
+        }
+    };
+    match locked {
         Ok(mut lock) => {
             lock.set_len(0).and_then(|()| write!(lock, "{holder} (process {})", std::process::id())).map_err(failed)?;
             Ok(lock)

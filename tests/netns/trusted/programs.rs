@@ -112,7 +112,8 @@ fn a_link_in_a_foreign_group_is_warned_of_when_that_changes() {
         ip("link set lan0 group 8");
         wait_for("the other group", || warned(8) == 1);
         ip("link set lan0 group default");
-        looks(1);
+        // The first may be of a look that began before.
+        looks(2);
         ip("link set lan0 group 8");
         wait_for("the warning again", || warned(8) == 2);
         assert_eq!((warned(7), group("lan0")), (1, "8".into()), "a foreign group is left alone");
