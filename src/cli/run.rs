@@ -54,7 +54,7 @@ pub async fn run(args: Run) -> Result<(), CliError> {
     let name = tunnel.name.clone();
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::Start)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(CliError::Start)?;
-    let kernel = Kernel::new(nix::unistd::geteuid().as_raw())?;
+    let kernel = Kernel::new(nix::unistd::geteuid().as_raw(), &paths.runtime)?;
     let mut config = config::Config { groups: load_groups(&paths)?, ..config::Config::default() };
     config.tunnels.insert(name.clone(), tunnel);
     let in_force = InForce::open(&paths.runtime, "enftunctl run")?;

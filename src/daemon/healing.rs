@@ -5,6 +5,7 @@ use super::Daemon;
 use crate::error::{Class, chain};
 use crate::kernel::KernelError;
 use crate::state::{Ended, Event, Failure, Moment, Phase, Reason, Wanted};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// This many lines in one window; what is more is counted, and told at its end.
@@ -93,6 +94,18 @@ impl Daemon {
             log::warn!("somebody deleted a rule of the host's own; it is not put back: `{command}` does that");
         }
         self.lost_rules = lost;
+    }
+
+    /// Warns of links whose routes are used although nobody trusts them, once each.
+    pub(super) fn warn_of_foreign(&mut self, foreign: BTreeSet<(String, u32)>) {
+        for (link, group) in foreign.difference(&self.foreign_groups) {
+            log::warn!(
+                "{link} is in the link group {group}, which nobody trusts: while any interface is trusted, routes over {link} \
+                 are used before those of the tunnels, and only the firewall, where it blocks, holds what takes them; \
+                 `ip link set dev {link} group default` takes it out of the group, `trusted_interfaces` trusts it"
+            );
+        }
+        self.foreign_groups = foreign;
     }
 
     /// Tells how often something was put back while that was too often to tell each time.

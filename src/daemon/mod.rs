@@ -15,7 +15,8 @@ pub use snapshot::{Snapshot, Transition, TunnelSnapshot};
 
 use crate::config::{self, Config, Group, Kind, Loaded, Lockdown};
 use crate::error::{Class, chain};
-use crate::kernel::{Applied, Kernel, KernelError, Watch};
+use crate::files;
+use crate::kernel::{Applied, HostApplied, Kernel, KernelError, Watch};
 use crate::paths::Paths;
 use crate::plan::{Host, Openings, Scope};
 use crate::state::{Effect, Ended, Event, Failure, Moment, Phase, Reason, SessionId, Target, Tick, Wanted};
@@ -26,7 +27,7 @@ use addresses::LastAddresses;
 use healing::Repairs;
 use in_force::InForce;
 use log::LevelFilter;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
@@ -52,6 +53,8 @@ pub struct Daemon {
     repairs: Repairs,
     /// Rules of the host's own that were not there at the last look.
     lost_rules: Vec<&'static str>,
+    /// Links in groups that are not ours, at the last look.
+    foreign_groups: BTreeSet<(String, u32)>,
     /// The level in the configuration file.
     log_level: LevelFilter,
     /// Trusted interface groups.
@@ -103,6 +106,7 @@ impl Daemon {
             watch: Watch::new()?,
             repairs: Repairs::default(),
             lost_rules: Vec::new(),
+            foreign_groups: BTreeSet::new(),
             log_level: config.daemon.log_level,
             groups: config.groups,
             tunnels,
@@ -277,7 +281,12 @@ impl Daemon {
         let ours = self.tunnels.values().map(|tunnel| &tunnel.applied);
         let others = self.in_force.plans().iter().filter(|(name, _)| !self.tunnels.contains_key(*name));
         let host = Host::of(ours.chain(others.map(|(_, plan)| plan)), self.kernel.owner());
-        self.kernel.apply_host(&host).await
+        let HostApplied { changes, arrived, foreign } = self.kernel.apply_host(&host).await?;
+        for member in arrived {
+            log::info!("a trusted interface is there: {member}");
+        }
+        self.warn_of_foreign(foreign);
+        Ok(changes)
     }
 
     async fn wake(&mut self) {
@@ -554,7 +563,7 @@ fn write_address(tunnel: &Supervised) {
     let Kind::Enf(enf) = &tunnel.config.kind;
     let (Some(path), Some(link)) = (&enf.identity.ip_file, &tunnel.state.link) else { return };
     let Some(address) = link.addresses.first() else { return };
-    if let Err(error) = targets::replace(path, format!("{}\n", address.addr()).as_bytes(), 0o644) {
+    if let Err(error) = files::replace(path, format!("{}\n", address.addr()).as_bytes(), 0o644) {
         log::warn!(ENFTUN_TUNNEL = tunnel.config.name.as_str(); "write the own address to {}: {error}", path.display());
     }
 }

@@ -6,6 +6,7 @@ use crate::state::{Failure, Reason};
 use nix::errno::Errno;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Why the kernel could not be brought to a plan, or a plan not be taken back.
@@ -88,6 +89,17 @@ pub enum KernelError {
         /// What it says.
         said: String,
     },
+    /// What was there before cannot be kept.
+    #[error("keep what was there before in {}", path.display())]
+    Previous {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// More than one thing.
+    #[error("{}", told(.0))]
+    Several(Vec<KernelError>),
     /// Somebody else changes our table.
     #[error("somebody else keeps changing our nftables table; it is not what it shall be")]
     UnstableFirewall,
@@ -104,11 +116,17 @@ impl KernelError {
         Self::Observe { what, source: super::plain(error) }
     }
 
+    /// One error for these, if there are any.
+    pub(super) fn all(mut errors: Vec<Self>) -> Option<Self> {
+        if errors.len() > 1 { Some(Self::Several(errors)) } else { errors.pop() }
+    }
+
     /// The class of the error.
     pub fn class(&self) -> Class {
         match self {
             Self::Netlink(source) | Self::Observe { source, .. } | Self::Change { source, .. } => class_of(source),
-            Self::RunNft { source, .. } => class_of(source),
+            Self::RunNft { source, .. } | Self::Previous { source, .. } => class_of(source),
+            Self::Several(errors) => errors.first().map_or(Class::Bug, Self::class),
             Self::NoTun(_) | Self::NotTun { .. } | Self::Attach { .. } | Self::NoNft | Self::Nft { .. } => {
                 Class::Environment
             }
@@ -123,12 +141,17 @@ impl KernelError {
 
 impl From<&KernelError> for Failure {
     fn from(error: &KernelError) -> Self {
-        use KernelError::{Nft, NftHangs, NoNft, RunNft, UnstableFirewall};
-        let reason = match error {
-            NoNft | RunNft { .. } | NftHangs { .. } | Nft { .. } | UnstableFirewall => Reason::FirewallFailed,
-            _ => Reason::RouteFailed,
-        };
+        let reason = if of_firewall(error) { Reason::FirewallFailed } else { Reason::RouteFailed };
         Self::new(reason, error.class(), chain(error))
+    }
+}
+
+fn of_firewall(error: &KernelError) -> bool {
+    use KernelError::{Nft, NftHangs, NoNft, RunNft, Several, UnstableFirewall};
+    match error {
+        NoNft | RunNft { .. } | NftHangs { .. } | Nft { .. } | UnstableFirewall => true,
+        Several(errors) => errors.iter().any(of_firewall),
+        _ => false,
     }
 }
 
@@ -164,6 +187,10 @@ fn advice(error: &io::Error) -> &'static str {
 
 fn advice_net_admin() -> &'static str {
     ": the capability CAP_NET_ADMIN is missing (run as root, or give it to the unit with AmbientCapabilities=)"
+}
+
+fn told(errors: &[KernelError]) -> String {
+    errors.iter().map(|error| chain(error)).collect::<Vec<_>>().join("; ")
 }
 
 fn listed(changes: &[Change]) -> impl fmt::Display + '_ {

@@ -14,3 +14,4 @@ mod resolved;
 mod router;
 mod ruleset;
 mod session;
+mod trusted;
