@@ -69,7 +69,14 @@ impl Kernel {
         // With strict checks the kernel honours the filters of dumps: a table of ours is read without all others.
         let (connection, netlink, _) = rtnetlink::new_connection_with_strict_check().map_err(KernelError::Netlink)?;
         let driver = tokio::spawn(connection).abort_handle();
-        Ok(Self { netlink, driver, owner: link::owner_here(owner), held: HashMap::new(), listed: None, firewall: Firewall::default() })
+        Ok(Self {
+            netlink,
+            driver,
+            owner: link::owner_here(owner),
+            held: HashMap::new(),
+            listed: None,
+            firewall: Firewall::default(),
+        })
     }
 
     /// Our table as the last look left it.

@@ -56,7 +56,8 @@ impl Listing {
     /// Whether this can be the same table in another nft's words: the same chains, in each as many rules with the same
     /// comments and verdicts in the same order. What somebody else put in or took out right after us is no other wording.
     pub(super) fn resembles(&self, other: &Self) -> bool {
-        let outline = |listing: &Self| listing.0.as_array().map(|objects| objects.iter().map(outline).collect::<Vec<_>>());
+        let outline =
+            |listing: &Self| listing.0.as_array().map(|objects| objects.iter().map(outline).collect::<Vec<_>>());
         outline(self) == outline(other)
     }
 }
