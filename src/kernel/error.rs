@@ -128,7 +128,8 @@ impl From<&KernelError> for Failure {
             NoNft | RunNft { .. } | NftHangs { .. } | Nft { .. } | UnstableFirewall => Reason::FirewallFailed,
             _ => Reason::RouteFailed,
         };
-        Self::new(reason, error.class(), chain(error))
+        // Some commands are several lines.
+        Self::new(reason, error.class(), chain(error).replace('\n', "; "))
     }
 }
 
