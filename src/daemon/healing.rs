@@ -41,7 +41,9 @@ impl Daemon {
             Ok(changes) if changes.is_empty() => return true,
             Ok(changes) => changes.join("; "),
             // He goes on; so do the notices, and we.
-            Err(error @ KernelError::UnstableFirewall) => chain(&error),
+            Err(KernelError::UnstableFirewall) => {
+                "nft: replace our table, in vain: it is changed again at once".to_owned()
+            }
             Err(error) => {
                 for name in self.names() {
                     if self.tunnels.get(&name).is_some_and(|tunnel| tunnel.applied.policy.is_some()) {

@@ -227,7 +227,7 @@ mod tests {
             change(listing.0.as_array_mut().unwrap());
             listing
         };
-        let words = changed(|objects| objects[9]["rule"]["expr"][0] = json!({ "match": "in other words" }));
+        let words = changed(|objects| objects[6]["rule"]["expr"][0] = json!({ "match": "in other words" }));
         assert_ne!(words, ours);
         assert!(words.resembles(&ours));
         for other in [
