@@ -46,7 +46,13 @@ pub async fn run(args: Run) -> Result<(), CliError> {
     if enf.route.lockdown == Lockdown::Boot {
         enf.route.lockdown = Lockdown::Session;
     }
+    let by_hand = enf.dns.as_ref().map(|dns| dns.resolvectl(&enf.tun.dev).join("; "));
     logging::init("enftunctl", LevelFilter::Warn, Some(STATES));
+    if let Some(by_hand) = by_hand {
+        log::warn!(
+            "`run` leaves [dns] alone, and names go where /etc/resolv.conf says; once connected, by hand: {by_hand}"
+        );
+    }
     let name = tunnel.name.clone();
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::Start)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(CliError::Start)?;

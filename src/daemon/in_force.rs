@@ -2,7 +2,7 @@
 //! and the lock that makes its holder the one writer. Whoever comes next, after a crash too, renders the same host from it.
 
 use super::targets::replace;
-use crate::plan::Plan;
+use crate::plan::{Openings, Plan};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -95,11 +95,16 @@ impl InForce {
 
     /// Remembers the plan of a tunnel.
     pub fn set(&mut self, tunnel: &str, plan: &Plan) -> Result<(), InForceError> {
-        if *plan == plan.scope.empty() {
+        // Where a session may send to ends with the process that runs it.
+        let mut plan = plan.clone();
+        if let Some(policy) = &mut plan.policy {
+            policy.openings = Openings::default();
+        }
+        if plan == plan.scope.empty() {
             if self.plans.remove(tunnel).is_none() {
                 return Ok(());
             }
-        } else if self.plans.insert(tunnel.to_owned(), plan.clone()).as_ref() == Some(plan) {
+        } else if self.plans.insert(tunnel.to_owned(), plan.clone()).as_ref() == Some(&plan) {
             return Ok(());
         }
         let document = Document { version: 1, here: self.here.clone(), tunnels: self.plans.clone() };

@@ -1,6 +1,7 @@
 //! The one actor: it alone owns the state of every tunnel, carries out effects in order, and publishes the snapshot.
 //! It never waits for a far end: sessions live in tasks of their own and report. Packets never pass through it.
 
+pub mod addresses;
 pub mod command;
 mod healing;
 pub mod in_force;
@@ -21,6 +22,7 @@ use crate::state::{Effect, Ended, Event, Failure, Moment, Phase, Reason, Session
 use crate::sys::clock::ClockWatch;
 use crate::tunnel::enf::session::{self, Spec};
 use crate::tunnel::{Reporter, SessionEvent};
+use addresses::LastAddresses;
 use healing::Repairs;
 use in_force::InForce;
 use log::LevelFilter;
@@ -58,6 +60,8 @@ pub struct Daemon {
     /// What the kernel holds of them, and of tunnels that are not ours to run.
     in_force: InForce,
     targets: Targets,
+    /// Where routers that are given by name were last found.
+    addresses: LastAddresses,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Receiver<(String, SessionId, SessionEvent)>,
     reports: mpsc::Sender<(String, SessionId, SessionEvent)>,
@@ -86,7 +90,15 @@ impl Daemon {
         let (command_sender, commands) = mpsc::channel(QUEUE);
         let (reports, events) = mpsc::channel(QUEUE);
         let (published, view) = watch::channel(Arc::default());
-        let tunnels = config.tunnels.into_iter().map(|(name, tunnel)| (name, Supervised::new(tunnel))).collect();
+        let addresses = targets.directory().map(LastAddresses::load).unwrap_or_default();
+        let mut tunnels: BTreeMap<String, Supervised> =
+            config.tunnels.into_iter().map(|(name, tunnel)| (name, Supervised::new(tunnel))).collect();
+        // What an earlier daemon left in force stays so until the new plan is.
+        for (name, plan) in in_force.plans() {
+            if let Some(tunnel) = tunnels.get_mut(name) {
+                tunnel.applied = plan.clone();
+            }
+        }
         let daemon = Self {
             paths,
             kernel,
@@ -98,6 +110,7 @@ impl Daemon {
             tunnels,
             in_force,
             targets,
+            addresses,
             commands,
             events,
             reports,
@@ -238,6 +251,11 @@ impl Daemon {
                 let openings = Openings { remotes: vec![link.peer], ..Openings::default() };
                 if let Some(tunnel) = self.speaks_for(name, session) {
                     tunnel.openings = openings;
+                    let config = tunnel.config.clone();
+                    let host = config.remote.hosts.iter().find(|host| host.to_string() == link.remote);
+                    if let Some(Err(error)) = host.map(|host| self.addresses.set(&host.host, link.peer.ip())) {
+                        log::warn!(ENFTUN_TUNNEL = name; "remember the router's address: {error}");
+                    }
                 }
                 self.feed(name, Event::Ready(session, link)).await;
             }
@@ -324,6 +342,7 @@ impl Daemon {
                     tunnel: tunnel.config.clone(),
                     tun,
                     counters: tunnel.counters.clone(),
+                    last_addresses: self.addresses.of(&tunnel.config.remote),
                     reporter: Reporter::new(name, id, self.reports.clone()),
                 }));
                 None
@@ -351,7 +370,7 @@ impl Daemon {
     async fn apply(&mut self, name: &str) -> Event {
         let Some(tunnel) = self.tunnels.get(name) else { return Event::Applied };
         let wanted = tunnel.wanted();
-        let applied = match self.enforce(name, &wanted).await {
+        let applied = match self.enforce(name).await {
             Ok(applied) => applied,
             Err(error) => return Event::ApplyFailed(Failure::from(&error)),
         };
@@ -368,36 +387,53 @@ impl Daemon {
         Event::Applied
     }
 
-    /// Brings the plan of one tunnel into force. What blocks comes first, and what opens last: the firewall before the rules
-    /// where traffic is to be held, and after them where it is to pass.
-    async fn enforce(&mut self, name: &str, wanted: &Wanted) -> Result<Applied, KernelError> {
+    /// Brings the plan of one tunnel into force: first all that holds traffic, then what is behind the firewall, and last what
+    /// lets traffic pass.
+    async fn enforce(&mut self, name: &str) -> Result<Applied, KernelError> {
         let Some(tunnel) = self.tunnels.get_mut(name) else { return Ok(Applied::default()) };
-        let plan = tunnel.plan(&self.groups);
-        let opens = matches!(wanted, Wanted::Open | Wanted::Connected(_));
-        let mut changes = Vec::new();
-        let mut firewall = Ok(());
-        if !opens {
-            tunnel.applied = plan.clone();
-            firewall = self.apply_host().await.map(|made| changes.extend(made));
-        }
-        // Without the firewall, routing blocks what it can.
+        let (wanted, plan) = (tunnel.wanted(), tunnel.plan(&self.groups));
+        tunnel.applied.tighten(&plan);
+        let mut changes = match self.apply_host().await {
+            Ok(changes) => changes,
+            Err(error) => {
+                self.hold_by_routing(name, &wanted, &plan).await;
+                return Err(error);
+            }
+        };
         let mut applied = self.kernel.apply(&plan).await?;
         changes.append(&mut applied.changes);
-        if !opens && let Some(tunnel) = self.tunnels.get_mut(name) {
-            (tunnel.in_force, tunnel.ifindex) = (wanted.clone(), applied.ifindex);
-        }
-        if opens && let Some(tunnel) = self.tunnels.get_mut(name) {
-            tunnel.applied = plan.clone();
-            changes.extend(self.apply_host().await?);
+        if let Some(tunnel) = self.tunnels.get_mut(name) {
+            if tunnel.applied != plan {
+                tunnel.applied = plan.clone();
+                changes.extend(self.apply_host().await?);
+            }
         }
         if let Err(error) = self.in_force.set(name, &plan) {
             log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
         }
-        firewall.map(|()| Applied { changes, ..applied })
+        Ok(Applied { changes, ..applied })
+    }
+
+    /// Without the firewall, routing holds what it can; it opens nothing.
+    async fn hold_by_routing(&mut self, name: &str, wanted: &Wanted, plan: &Plan) {
+        if !matches!(wanted, Wanted::Blocked | Wanted::Connecting) {
+            return;
+        }
+        match self.kernel.apply(plan).await {
+            Ok(applied) => {
+                if let Some(tunnel) = self.tunnels.get_mut(name) {
+                    (tunnel.in_force, tunnel.ifindex) = (wanted.clone(), applied.ifindex);
+                }
+            }
+            Err(error) => log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error)),
+        }
+        if let Err(error) = self.in_force.set(name, plan) {
+            log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
+        }
     }
 
     /// Reads the configuration again. With errors nothing changes; otherwise what changed is applied: a tunnel whose
-    /// retry, autoconnect or lockdown alone changed keeps its session, any other change starts a new one.
+    /// retry, autoconnect, lockdown or name servers alone changed keeps its session, any other change starts a new one.
     async fn reload(&mut self, caller: &Caller) -> Result<Answer, Refusal> {
         log::info!("reload, asked by {caller}");
         let loaded: Loaded = config::load(&self.paths.config);
@@ -561,6 +597,7 @@ fn keeps_session(old: &config::Tunnel, new: &config::Tunnel) -> bool {
     let mut same = config::Tunnel { autoconnect: new.autoconnect, retry: new.retry, ..old.clone() };
     let (Kind::Enf(kept), Kind::Enf(wanted)) = (&mut same.kind, &new.kind);
     kept.route.lockdown = wanted.route.lockdown;
+    kept.dns.clone_from(&wanted.dns);
     kept.route.trusted_interfaces.clone_from(&wanted.route.trusted_interfaces);
     kept.route.trusted_groups.clone_from(&wanted.route.trusted_groups);
     same == *new

@@ -128,14 +128,21 @@ impl Host<'_> {
     fn forward(&self) -> Vec<Rule> {
         let mut rules = self.each_mark(|mark| Rule::new(FORGED, [Test::Mark(mark)], Action::Drop));
         rules.extend(self.outside(|prefixes| vec![Test::NotFrom(prefixes.clone()), Test::NotTo(prefixes)]));
-        rules.extend(self.by_prefix(Test::From, |tunnel, prefix, from| {
-            let Some(dev) = tunnel.carries(prefix) else { return Vec::new() };
-            trusted(tunnel, |names| vec![from.clone(), Test::In(dev), Test::Out(names)]).into_iter().collect()
-        }));
         rules.extend(self.by_prefix(Test::To, |tunnel, prefix, to| {
             let beside = trusted(tunnel, |names| vec![to.clone(), Test::In(names.clone()), Test::Out(names)]);
             let into = |dev| trusted(tunnel, |names| vec![to.clone(), Test::In(names), Test::Out(dev)]);
-            beside.into_iter().chain(tunnel.carries(prefix).and_then(into)).collect()
+            let out_of = |dev| trusted(tunnel, |names| vec![to.clone(), Test::In(dev), Test::Out(names)]);
+            let dev = || tunnel.carries(prefix);
+            [beside, dev().and_then(into), dev().and_then(out_of)].into_iter().flatten().collect()
+        }));
+        // What is left goes to where no tunnel leads: the way back of what trusted interfaces sent.
+        rules.extend(self.by_prefix(Test::From, |tunnel, prefix, from| {
+            let inside = self.prefixes(Family::of(prefix));
+            if inside.iter().any(|prefix| prefix.prefix_len() == 0) {
+                return Vec::new();
+            }
+            let tests = |dev| |names| vec![from.clone(), Test::NotTo(inside.clone()), Test::In(dev), Test::Out(names)];
+            tunnel.carries(prefix).and_then(|dev| trusted(tunnel, tests(dev))).into_iter().collect()
         }));
         rules.push(last());
         rules
@@ -250,10 +257,7 @@ impl Host<'_> {
     fn outside(&self, other_than: impl Fn(Vec<IpNet>) -> Vec<Test>) -> Vec<Rule> {
         let mut rules = Vec::new();
         for family in Family::ALL {
-            let of_family = |prefix: &&IpNet| Family::of(prefix) == family;
-            let prefixes: Vec<IpNet> =
-                self.tunnels.iter().flat_map(|tunnel| tunnel.prefixes).filter(of_family).copied().collect();
-            let prefixes = IpNet::aggregate(&prefixes);
+            let prefixes = self.prefixes(family);
             let tests = match prefixes.as_slice() {
                 [] => vec![Test::Family(family)],
                 [everything] if everything.prefix_len() == 0 => continue,
@@ -262,6 +266,12 @@ impl Host<'_> {
             rules.push(Rule::new("what belongs in no tunnel", tests, Action::Accept));
         }
         rules
+    }
+
+    /// What belongs in any tunnel.
+    fn prefixes(&self, family: Family) -> Vec<IpNet> {
+        let all = self.tunnels.iter().flat_map(|tunnel| tunnel.prefixes);
+        IpNet::aggregate(&all.filter(|prefix| Family::of(prefix) == family).copied().collect())
     }
 
     fn each_mark(&self, rule: impl Fn(Mark) -> Rule) -> Vec<Rule> {

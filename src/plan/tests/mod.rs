@@ -1,6 +1,8 @@
 //! The layout against texts that a person can review, and the order of changes.
 //! `ENFTUN_BLESS=1 cargo test plan` writes the texts anew.
 
+mod firewall;
+
 use super::*;
 use crate::config::{Enf, Host, Identity, Lockdown, Remote, Retry, Route as RouteConfig, Tun, Tunnel};
 use std::path::{Path, PathBuf};
@@ -22,6 +24,7 @@ pub(crate) fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
                 allow_ipv4,
                 lockdown: Lockdown::Boot,
             },
+            dns: None,
             identity: Identity { cert_file: PathBuf::new(), key_file: PathBuf::new(), ip_file: None },
         }),
         remote: Remote {
@@ -57,6 +60,12 @@ fn plans_read_as_reviewed() {
     let prefix = tunnel(&["fd00:8f80::/32"], false);
     let several = tunnel(&["fd00:8f80::/32", "fd00:8f80:1::/48", "10.64.0.0/10"], true);
     let multicast = tunnel(&["ff05::/16", "ff08::1/128"], false);
+    let mut trusting = default.clone();
+    let Kind::Enf(enf) = &mut trusting.kind;
+    enf.route.trusted_interfaces = vec!["eth1".into()];
+    let mut off = default.clone();
+    let Kind::Enf(enf) = &mut off.kind;
+    enf.route.lockdown = Lockdown::Off;
     let mut no_address = prefix.clone();
     let Kind::Enf(enf) = &mut no_address.kind;
     enf.tun.set_address = false;
@@ -75,10 +84,14 @@ fn plans_read_as_reviewed() {
         ("multicast.blocked", &multicast, Wanted::Blocked),
         ("multicast.connected", &multicast, connected()),
         ("no-address.connected", &no_address, connected()),
+        ("trusting.blocked", &trusting, Wanted::Blocked),
+        ("trusting.connected", &trusting, connected()),
+        ("lockdown-off.connecting", &off, Wanted::Connecting),
     ];
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/plan");
     for (name, tunnel, wanted) in cases {
-        let text = build(tunnel, &wanted, &own()).to_string();
+        let plan = build(tunnel, &wanted, &own());
+        let text = format!("{}{plan}", super::Host::of([&plan], 990));
         let file = directory.join(format!("{name}.sh"));
         if std::env::var_os("ENFTUN_BLESS").is_some() {
             std::fs::write(&file, &text).unwrap();
@@ -149,7 +162,13 @@ fn on_the_way_up_rules_come_first_and_on_the_way_down_last() {
     assert_eq!(down.first(), Some(&Change::SetCarrier("enf0".into(), false)));
     let deleted_link = down.iter().position(|change| matches!(change, Change::DeleteLink(_)));
     assert!(deleted_link < down.iter().position(|change| matches!(change, Change::DeleteRule(_))));
-    assert!(matches!(down.last(), Some(Change::DeleteRule(rule)) if unreachable(rule)));
+    let holds = |change: &Change| match change {
+        Change::DeleteRule(rule) => unreachable(rule),
+        Change::DeleteRoute(route) => route.target == Target::Unreachable,
+        _ => false,
+    };
+    let first_that_holds = down.iter().position(holds).unwrap();
+    assert!(down[first_that_holds..].iter().all(holds), "{down:?}");
 }
 
 #[test]
