@@ -402,11 +402,9 @@ impl Daemon {
         };
         let mut applied = self.kernel.apply(&plan).await?;
         changes.append(&mut applied.changes);
-        if let Some(tunnel) = self.tunnels.get_mut(name) {
-            if tunnel.applied != plan {
-                tunnel.applied = plan.clone();
-                changes.extend(self.apply_host().await?);
-            }
+        if let Some(tunnel) = self.tunnels.get_mut(name).filter(|tunnel| tunnel.applied != plan) {
+            tunnel.applied = plan.clone();
+            changes.extend(self.apply_host().await?);
         }
         if let Err(error) = self.in_force.set(name, &plan) {
             log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
