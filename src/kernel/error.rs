@@ -66,7 +66,7 @@ pub enum KernelError {
     #[error("the program nft is not there; install it (`apt install nftables`, `dnf install nftables`)")]
     NoNft,
     /// nft cannot be run.
-    #[error("run {program}")]
+    #[error("{program} cannot be run; it needs to be executable by the user of enftund")]
     RunNft {
         /// Which program.
         program: String,
@@ -74,7 +74,7 @@ pub enum KernelError {
         source: io::Error,
     },
     /// nft does not end.
-    #[error("{program} did not end within {} s", limit.as_secs())]
+    #[error("{program} did not end within {} s and was killed; it is run again later", limit.as_secs())]
     NftHangs {
         /// Which program.
         program: String,
@@ -82,7 +82,7 @@ pub enum KernelError {
         limit: Duration,
     },
     /// nft refuses.
-    #[error("{what} (nft): {said}{}", if said.contains("Operation not permitted") { advice_net_admin() } else { "" })]
+    #[error("{what} (nft): {said}{}", advice_nft(said))]
     Nft {
         /// What was to be done.
         what: &'static str,
@@ -142,7 +142,8 @@ impl KernelError {
 impl From<&KernelError> for Failure {
     fn from(error: &KernelError) -> Self {
         let reason = if of_firewall(error) { Reason::FirewallFailed } else { Reason::RouteFailed };
-        Self::new(reason, error.class(), chain(error))
+        // Some commands are several lines.
+        Self::new(reason, error.class(), chain(error).replace('\n', "; "))
     }
 }
 
@@ -182,6 +183,14 @@ fn advice(error: &io::Error) -> &'static str {
         Some(Errno::EPERM) => advice_net_admin(),
         Some(Errno::EROFS) => ": /proc/sys is read-only here (a unit needs ReadWritePaths=/proc/sys/net)",
         _ => "",
+    }
+}
+
+fn advice_nft(said: &str) -> &'static str {
+    if said.contains("Operation not permitted") {
+        advice_net_admin()
+    } else {
+        "; `nft list ruleset`, run as root, shows whether nft works at all on this kernel"
     }
 }
 

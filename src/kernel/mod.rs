@@ -17,6 +17,7 @@ mod watch;
 
 pub use error::KernelError;
 pub use host::HostApplied;
+pub use nft::Firewall;
 pub use watch::Watch;
 
 use crate::plan::{self, Change, Host, Observed, Plan, Rule, Scope};
@@ -54,6 +55,7 @@ pub struct Kernel {
     previous: Previous,
     /// How this nft lists our present table, where that is not as we expect it.
     listed: Option<(nft::Listing, nft::Listing)>,
+    firewall: Firewall,
 }
 
 /// A device whose descriptor we hold.
@@ -77,7 +79,20 @@ impl Kernel {
         // With strict checks the kernel honours the filters of dumps: a table of ours is read without all others.
         let (connection, netlink, _) = rtnetlink::new_connection_with_strict_check().map_err(KernelError::Netlink)?;
         let driver = tokio::spawn(connection).abort_handle();
-        Ok(Self { netlink, driver, owner: link::owner_here(owner), held: HashMap::new(), previous, listed: None })
+        Ok(Self {
+            netlink,
+            driver,
+            owner: link::owner_here(owner),
+            held: HashMap::new(),
+            previous,
+            listed: None,
+            firewall: Firewall::default(),
+        })
+    }
+
+    /// Our table as the last look left it.
+    pub fn firewall(&self) -> &Firewall {
+        &self.firewall
     }
 
     /// The user who may attach to TUN devices, and whose marked packets are our own.
@@ -136,6 +151,8 @@ impl Kernel {
 
     async fn converge_host(&mut self, host: &Host) -> Result<HostApplied, KernelError> {
         let mut done = HostApplied::default();
+        // Until it is seen to be.
+        self.firewall.in_force = false;
         if let Some(table) = &host.firewall {
             done.changes.extend(self.enforce(table).await?);
         }
@@ -160,7 +177,7 @@ impl Kernel {
             Err(error) => errors.push(error),
         }
         if host.firewall.is_none() {
-            match self.without_firewall().await {
+            match self.no_table().await {
                 Ok(change) => done.changes.extend(change),
                 Err(error) => errors.push(error),
             }
@@ -168,12 +185,19 @@ impl Kernel {
         KernelError::all(errors).map_or(Ok(done), Err)
     }
 
-    async fn without_firewall(&mut self) -> Result<Option<String>, KernelError> {
-        if nft::observe(plan::TABLE).await?.is_none() {
+    async fn no_table(&mut self) -> Result<Option<String>, KernelError> {
+        let found = match nft::observe(plan::TABLE).await {
+            // A host without nft has no table of ours, unless nft went away since.
+            Err(KernelError::NoNft) if self.firewall.policy.is_empty() => None,
+            found => found?,
+        };
+        self.firewall.policy = Arc::default();
+        self.listed = None;
+        if found.is_none() {
             return Ok(None);
         }
         nft::clear(plan::TABLE).await?;
-        self.listed = None;
+        self.firewall.generation += 1;
         Ok(Some(format!("nft delete table inet {}", plan::TABLE)))
     }
 
@@ -196,16 +220,28 @@ impl Kernel {
                 || self.listed.as_ref().is_some_and(|(of, as_listed)| *of == wanted && as_listed == listing)
         };
         if found.as_ref().is_some_and(known) {
+            self.firewall.is_as_it_shall_be(table);
             return Ok(None);
         }
-        nft::apply(table).await?;
-        // What is listed right after a transaction is what this nft makes of it.
-        let listing = nft::observe(table.name).await?.ok_or(KernelError::UnstableFirewall)?;
-        self.listed = (listing != wanted).then(|| {
-            log::debug!("this nft lists our table in a form of its own");
-            (wanted, listing)
-        });
-        Ok(Some(format!("nft: {} table inet {}", if found.is_some() { "replace" } else { "add" }, table.name)))
+        if found.is_none() {
+            self.firewall.policy = Arc::default();
+        }
+        for _ in 0..ROUNDS {
+            nft::apply(table).await?;
+            self.firewall.generation += 1;
+            let Some(listing) = nft::observe(table.name).await?.filter(|listing| listing.resembles(&wanted)) else {
+                continue;
+            };
+            // What is listed right after a transaction is what this nft makes of it.
+            self.listed = (listing != wanted).then(|| {
+                log::debug!("this nft lists our table in a form of its own");
+                (wanted, listing)
+            });
+            self.firewall.is_as_it_shall_be(table);
+            let verb = if found.is_some() { "replace" } else { "add" };
+            return Ok(Some(format!("nft: {verb} table inet {}", table.name)));
+        }
+        Err(KernelError::UnstableFirewall)
     }
 
     /// What is still to be done for a plan.

@@ -5,6 +5,7 @@
 mod common;
 
 mod daemon;
+mod firewall;
 mod healing;
 mod interop;
 mod kernel;
