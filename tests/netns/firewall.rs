@@ -229,7 +229,7 @@ fn a_setting_that_is_read_only_is_said_with_the_way_out() {
         let mut run = world.run("mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys");
         let change = run.until("error");
         assert_eq!(change.reason, "route-failed", "{change:#?}");
-        for part in ["/proc/sys/net/ipv6/conf/enf0/", "read-only", "ReadWritePaths=/proc/sys/net"] {
+        for part in ["/proc/sys/net/ipv4/conf/all/src_valid_mark", "read-only", "ReadWritePaths=/proc/sys/net"] {
             assert!(change.error.contains(part), "{part} in {change:#?}");
         }
         assert_eq!(change.error.lines().count(), 1, "{change:#?}");
