@@ -26,7 +26,7 @@ pub async fn run(args: Clear) -> Result<(), CliError> {
         return done(&tunnel.name);
     }
     let mut in_force = InForce::open(&paths.runtime, "enftunctl clear")?;
-    let mut kernel = Kernel::new(nix::unistd::geteuid().as_raw())?;
+    let mut kernel = Kernel::new(nix::unistd::geteuid().as_raw(), &paths.runtime)?;
     let scope = Scope::of(&tunnel);
     let mut errors = kernel.clear(&scope).await.err().unwrap_or_default();
     // What other tunnels need stays; the firewall goes last.

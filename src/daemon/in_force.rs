@@ -1,15 +1,19 @@
 //! What of ours the kernel of this host holds: the plan in force of each tunnel, in `in-force.json` of the runtime directory,
 //! and the lock that makes its holder the one writer. Whoever comes next, after a crash too, renders the same host from it.
 
-use super::targets::replace;
+use crate::files::{Here, replace};
 use crate::plan::{Openings, Plan};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How often, and how far apart, a lock that somebody holds is tried again.
+const PATIENCE: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Why what is in force cannot be known or written.
 #[derive(Debug, thiserror::Error)]
@@ -30,21 +34,6 @@ pub enum InForceError {
         /// Why.
         source: io::Error,
     },
-}
-
-/// The namespace whose kernel state a file tells of: a boot and a network namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Here {
-    boot: String,
-    namespace: u64,
-}
-
-impl Here {
-    /// That of the calling thread.
-    pub fn now() -> io::Result<Self> {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
-        Ok(Self { boot, namespace: fs::metadata("/proc/thread-self/ns/net")?.ino() })
-    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -116,8 +105,20 @@ impl InForce {
 
 fn lock(path: &Path, holder: &str) -> Result<Flock<File>, InForceError> {
     let failed = |source| InForceError::File { path: path.to_owned(), source };
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+    let mut patience = PATIENCE;
+    let locked = loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // What a killed process was just starting shares its lock for a moment.
+            Err((held, nix::errno::Errno::EWOULDBLOCK)) if patience > 0 => {
+                patience -= 1;
+                std::thread::sleep(PAUSE);
+                file = held;
+            }
+            done => break done,
+        }
+    };
+    match locked {
         Ok(mut lock) => {
             lock.set_len(0).and_then(|()| write!(lock, "{holder} (process {})", std::process::id())).map_err(failed)?;
             Ok(lock)

@@ -10,14 +10,15 @@ pub mod snapshot;
 mod supervised;
 pub mod targets;
 
-pub use command::{Caller, Command, Core, Refusal, Request};
-pub use snapshot::{Snapshot, Transition, TunnelSnapshot};
+pub use command::{Answer, Caller, Command, Core, Refusal, Request};
+pub use snapshot::{Snapshot, Tampering, Transition, TunnelSnapshot};
 
 use crate::config::{self, Config, Group, Kind, Loaded, Lockdown};
 use crate::error::{Class, chain};
-use crate::kernel::{Applied, Kernel, KernelError, Watch};
+use crate::files;
+use crate::kernel::{Applied, HostApplied, Kernel, KernelError, Watch};
 use crate::paths::Paths;
-use crate::plan::{Host, Openings, Scope};
+use crate::plan::{Host, Openings, Plan, Scope};
 use crate::state::{Effect, Ended, Event, Failure, Moment, Phase, Reason, SessionId, Target, Tick, Wanted};
 use crate::sys::clock::ClockWatch;
 use crate::tunnel::enf::session::{self, Spec};
@@ -26,7 +27,7 @@ use addresses::LastAddresses;
 use healing::Repairs;
 use in_force::InForce;
 use log::LevelFilter;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
@@ -52,6 +53,8 @@ pub struct Daemon {
     repairs: Repairs,
     /// Rules of the host's own that were not there at the last look.
     lost_rules: Vec<&'static str>,
+    /// Links in groups that are not ours, at the last look.
+    foreign_groups: BTreeSet<(String, u32)>,
     /// The level in the configuration file.
     log_level: LevelFilter,
     /// Trusted interface groups.
@@ -68,6 +71,8 @@ pub struct Daemon {
     published: watch::Sender<Arc<Snapshot>>,
     history: VecDeque<Arc<Transition>>,
     transitions: u64,
+    tamperings: VecDeque<Arc<Tampering>>,
+    tampered: u64,
     clock: ClockWatch,
     started: Instant,
     started_at: SystemTime,
@@ -103,6 +108,7 @@ impl Daemon {
             watch: Watch::new()?,
             repairs: Repairs::default(),
             lost_rules: Vec::new(),
+            foreign_groups: BTreeSet::new(),
             log_level: config.daemon.log_level,
             groups: config.groups,
             tunnels,
@@ -115,6 +121,8 @@ impl Daemon {
             published,
             history: VecDeque::new(),
             transitions: 0,
+            tamperings: VecDeque::new(),
+            tampered: 0,
             clock: ClockWatch::new()?,
             started: Instant::now(),
             started_at: SystemTime::now(),
@@ -145,7 +153,7 @@ impl Daemon {
                     Some(command) if command.request == Request::Shutdown => {
                         log::info!("shutting down, asked by {}; what is blocked stays blocked", command.caller);
                         self.stop_sessions().await;
-                        let _ = command.reply.send(Ok(()));
+                        let _ = command.reply.send(Ok(Answer::Done));
                         return;
                     }
                     Some(command) => self.obey(command).await,
@@ -153,7 +161,7 @@ impl Daemon {
                 },
                 Some((name, session, event)) = self.events.recv() => self.heard(&name, session, event).await,
                 () = tokio::time::sleep(sleep) => self.wake().await,
-                () = self.watch.changed() => self.heal().await,
+                () = self.watch.changed() => drop(self.heal().await),
                 () = self.clock.set() => {
                     log::info!("the wall clock was set");
                     for name in self.names() {
@@ -198,8 +206,10 @@ impl Daemon {
             Request::Disconnect(name) => self.ask(name, &caller, "disconnect", Event::Disconnect).await,
             Request::Reconnect(name) => self.ask(name, &caller, "reconnect", Event::Reconnect(Reason::User)).await,
             Request::Reload => self.reload(&caller).await,
+            Request::Verify => Ok(Answer::Verified(self.heal().await)),
+            Request::Plan(name) => self.plan_text(name).map(Answer::Plan),
             // The loop takes it before it gets here.
-            Request::Shutdown => Ok(()),
+            Request::Shutdown => Ok(Answer::Done),
         };
         if let Err(refusal) = &answer {
             log::warn!("refused {request:?} of {caller}: {refusal}");
@@ -207,7 +217,7 @@ impl Daemon {
         let _ = reply.send(answer);
     }
 
-    async fn ask(&mut self, name: &str, caller: &Caller, verb: &str, event: Event) -> Result<(), Refusal> {
+    async fn ask(&mut self, name: &str, caller: &Caller, verb: &str, event: Event) -> Result<Answer, Refusal> {
         let tunnel = self.tunnels.get(name).ok_or_else(|| Refusal::NotFound(name.to_owned()))?;
         if verb == "reconnect" && tunnel.state.target == Target::Down {
             return Err(Refusal::WrongState(format!(
@@ -216,7 +226,15 @@ impl Daemon {
         }
         log::info!(ENFTUN_TUNNEL = name; "{verb} {name}, asked by {caller}");
         self.feed(name, event).await;
-        Ok(())
+        Ok(Answer::Done)
+    }
+
+    /// What the kernel shall hold now: what all tunnels need together, this one as it shall be, and then its own.
+    fn plan_text(&self, name: &str) -> Result<String, Refusal> {
+        let tunnel = self.tunnels.get(name).ok_or_else(|| Refusal::NotFound(name.to_owned()))?;
+        let plan = tunnel.plan(&self.groups);
+        let nothing = if plan == plan.scope.empty() { "# nothing of its own\n" } else { "" };
+        Ok(format!("# tunnel {name}, {}\n{nothing}{}{plan}", tunnel.state.phase, self.host(Some((name, &plan)))))
     }
 
     async fn heard(&mut self, name: &str, session: SessionId, event: SessionEvent) {
@@ -272,12 +290,23 @@ impl Daemon {
         }
     }
 
+    /// What all tunnels need together, as their plans in force have it, and one of them by this plan.
+    fn host(&self, one: Option<(&str, &Plan)>) -> Host {
+        let of = |name: &str| one.filter(|(one, _)| *one == name).map(|(_, plan)| plan);
+        let ours = self.tunnels.iter().map(|(name, tunnel)| of(name).unwrap_or(&tunnel.applied));
+        let others = self.in_force.plans().iter().filter(|(name, _)| !self.tunnels.contains_key(*name));
+        Host::of(ours.chain(others.map(|(_, plan)| plan)), self.kernel.owner())
+    }
+
     /// Brings what all tunnels need together into force, as their plans in force have it.
     async fn apply_host(&mut self) -> Result<Vec<String>, KernelError> {
-        let ours = self.tunnels.values().map(|tunnel| &tunnel.applied);
-        let others = self.in_force.plans().iter().filter(|(name, _)| !self.tunnels.contains_key(*name));
-        let host = Host::of(ours.chain(others.map(|(_, plan)| plan)), self.kernel.owner());
-        self.kernel.apply_host(&host).await
+        let host = self.host(None);
+        let HostApplied { changes, arrived, foreign } = self.kernel.apply_host(&host).await?;
+        for member in arrived {
+            log::info!("a trusted interface is there: {member}");
+        }
+        self.warn_of_foreign(foreign);
+        Ok(changes)
     }
 
     async fn wake(&mut self) {
@@ -371,16 +400,20 @@ impl Daemon {
     /// lets traffic pass.
     async fn enforce(&mut self, name: &str) -> Result<Applied, KernelError> {
         let Some(tunnel) = self.tunnels.get_mut(name) else { return Ok(Applied::default()) };
-        let plan = tunnel.plan(&self.groups);
+        let (wanted, plan) = (tunnel.wanted(), tunnel.plan(&self.groups));
         tunnel.applied.tighten(&plan);
-        let mut changes = self.apply_host().await?;
+        let mut changes = match self.apply_host().await {
+            Ok(changes) => changes,
+            Err(error) => {
+                self.hold_by_routing(name, &wanted, &plan).await;
+                return Err(error);
+            }
+        };
         let mut applied = self.kernel.apply(&plan).await?;
         changes.append(&mut applied.changes);
-        if let Some(tunnel) = self.tunnels.get_mut(name) {
-            if tunnel.applied != plan {
-                tunnel.applied = plan.clone();
-                changes.extend(self.apply_host().await?);
-            }
+        if let Some(tunnel) = self.tunnels.get_mut(name).filter(|tunnel| tunnel.applied != plan) {
+            tunnel.applied = plan.clone();
+            changes.extend(self.apply_host().await?);
         }
         if let Err(error) = self.in_force.set(name, &plan) {
             log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
@@ -388,9 +421,27 @@ impl Daemon {
         Ok(Applied { changes, ..applied })
     }
 
+    /// Without the firewall, routing holds what it can; it opens nothing.
+    async fn hold_by_routing(&mut self, name: &str, wanted: &Wanted, plan: &Plan) {
+        if !matches!(wanted, Wanted::Blocked | Wanted::Connecting) {
+            return;
+        }
+        match self.kernel.apply(plan).await {
+            Ok(applied) => {
+                if let Some(tunnel) = self.tunnels.get_mut(name) {
+                    (tunnel.in_force, tunnel.ifindex) = (wanted.clone(), applied.ifindex);
+                }
+            }
+            Err(error) => log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error)),
+        }
+        if let Err(error) = self.in_force.set(name, plan) {
+            log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
+        }
+    }
+
     /// Reads the configuration again. With errors nothing changes; otherwise what changed is applied: a tunnel whose
     /// retry, autoconnect, lockdown or name servers alone changed keeps its session, any other change starts a new one.
-    async fn reload(&mut self, caller: &Caller) -> Result<(), Refusal> {
+    async fn reload(&mut self, caller: &Caller) -> Result<Answer, Refusal> {
         log::info!("reload, asked by {caller}");
         let loaded: Loaded = config::load(&self.paths.config);
         for finding in &loaded.findings {
@@ -417,7 +468,7 @@ impl Daemon {
         }
         self.regroup().await;
         self.publish();
-        Ok(())
+        Ok(Answer::Done)
     }
 
     /// Applies again what changed with the trusted groups alone.
@@ -507,25 +558,24 @@ impl Daemon {
         log::log!(target: STATES, level, ENFTUN_TUNNEL = name, ENFTUN_STATE = state.phase.as_str(), ENFTUN_REASON = state.reason.as_str();
             "{name} is {}{detail}", state.phase);
         self.transitions += 1;
-        if self.history.len() == snapshot::HISTORY {
-            self.history.pop_front();
-        }
-        self.history.push_back(Arc::new(Transition {
+        let transition = Transition {
             number: self.transitions,
             tunnel: name.to_owned(),
             new: state.phase,
             old,
             reason: state.reason,
             error: state.last_failure.clone().filter(|_| matches!(state.phase, Phase::Error | Phase::Reconnecting)),
-        }));
+        };
+        push(&mut self.history, Arc::new(transition));
         self.publish();
     }
 
     fn publish(&self) {
+        let firewall = self.kernel.firewall();
         let tunnels = self
             .tunnels
             .iter()
-            .map(|(name, tunnel)| (name.clone(), Arc::new(tunnel.snapshot(self.started_at))))
+            .map(|(name, tunnel)| (name.clone(), Arc::new(tunnel.snapshot(self.started_at, firewall.in_force))))
             .collect();
         self.published.send_modify(|snapshot| {
             *snapshot = Arc::new(Snapshot {
@@ -533,9 +583,20 @@ impl Daemon {
                 tunnels,
                 history: self.history.clone(),
                 transitions: self.transitions,
+                firewall: firewall.clone(),
+                tamperings: self.tamperings.clone(),
+                tampered: self.tampered,
             });
         });
     }
+}
+
+/// Remembers what a snapshot shows, and forgets the oldest.
+fn push<T>(history: &mut VecDeque<Arc<T>>, latest: Arc<T>) {
+    if history.len() == snapshot::HISTORY {
+        history.pop_front();
+    }
+    history.push_back(latest);
 }
 
 /// Only what the supervisor itself runs by changed.
@@ -554,7 +615,7 @@ fn write_address(tunnel: &Supervised) {
     let Kind::Enf(enf) = &tunnel.config.kind;
     let (Some(path), Some(link)) = (&enf.identity.ip_file, &tunnel.state.link) else { return };
     let Some(address) = link.addresses.first() else { return };
-    if let Err(error) = targets::replace(path, format!("{}\n", address.addr()).as_bytes(), 0o644) {
+    if let Err(error) = files::replace(path, format!("{}\n", address.addr()).as_bytes(), 0o644) {
         log::warn!(ENFTUN_TUNNEL = tunnel.config.name.as_str(); "write the own address to {}: {error}", path.display());
     }
 }

@@ -80,7 +80,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
 async fn serve(options: &Options, uid: u32) -> Result<(), StartError> {
     let config = read_configuration(options);
     let in_force = InForce::open(&options.paths.runtime, "enftund")?;
-    let kernel = Kernel::new(uid)?;
+    let kernel = Kernel::new(uid, &options.paths.runtime)?;
     let targets = Targets::load(&options.paths.state).unwrap_or_else(|error| {
         log::error!("{}", chain(&error));
         Targets::default()

@@ -1,8 +1,8 @@
 //! Which tunnels are wanted, kept across restarts: `targets.json` in the state directory, replaced atomically.
 
+use crate::files::replace;
 use crate::state::Target;
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -95,20 +95,6 @@ impl Targets {
             .map_err(|source| TargetsError::Damaged { path: path.clone(), source })?;
         replace(path, &text, 0o600).map_err(|source| TargetsError::Write { path: path.clone(), source })
     }
-}
-
-/// Replaces a file as a whole: a reader sees the old or the new content, also after a power cut.
-pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let mut file = tempfile::Builder::new()
-        .prefix(".enftun-")
-        .permissions(fs::Permissions::from_mode(mode))
-        .tempfile_in(directory)?;
-    file.write_all(content)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    fs::File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]

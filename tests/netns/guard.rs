@@ -3,8 +3,8 @@
 use crate::common::certs::{Ca, Leaf};
 use crate::common::client::{Foreground, Tunnel};
 use crate::common::fake_router::{FakeRouter, Manners, server};
-use crate::common::netns::{Netns, block_on, in_netns, in_netns_with_tun, sh, state_of_host, veth};
-use crate::common::wait_for;
+use crate::common::netns::{Netns, block_on, in_netns_with_tun, sh, state_of_host, veth};
+use crate::common::{skip, wait_for};
 use crate::ruleset::hosts;
 use enftun::config::{self, Kind};
 use enftun::kernel::{Kernel, KernelError};
@@ -22,7 +22,20 @@ const MARK: u32 = 363;
 const LIST: &str = "list table inet enftun-guard";
 
 fn kernel() -> Kernel {
-    Kernel::new(nix::unistd::getuid().as_raw()).unwrap()
+    Kernel::new(nix::unistd::getuid().as_raw(), Path::new("/nothing/is/kept")).unwrap()
+}
+
+/// Runs `tell` in a network namespace of its own, where the kernel can keep a guard.
+fn story(test: &str, tell: impl FnOnce() + Send) {
+    in_netns_with_tun(test, || {
+        let (_, host) = hosts().pop().unwrap();
+        let changes = block_on(async { kernel().apply_host(&guard_of(&host)).await.unwrap().changes });
+        if changes.is_empty() {
+            return skip(test, "this kernel keeps no nftables table for its owner (Linux 6.9 does)");
+        }
+        block_on(async { kernel().apply_host(&Host::default()).await.unwrap() });
+        tell();
+    });
 }
 
 /// The guard alone.
@@ -58,7 +71,7 @@ fn listed() -> serde_json::Value {
 
 #[test]
 fn the_printed_guard_and_what_the_kernel_is_told_make_the_same_table() {
-    in_netns("the_printed_guard_and_what_the_kernel_is_told_make_the_same_table", || {
+    story("the_printed_guard_and_what_the_kernel_is_told_make_the_same_table", || {
         for (what, host) in hosts() {
             let Some(table) = &host.guard else { continue };
             let by_text = Netns::new().run(|| {
@@ -70,10 +83,10 @@ fn the_printed_guard_and_what_the_kernel_is_told_make_the_same_table() {
                 block_on(async {
                     let mut kernel = kernel();
                     assert_eq!(
-                        kernel.apply_host(&guard_of(&host)).await.unwrap(),
+                        kernel.apply_host(&guard_of(&host)).await.unwrap().changes,
                         ["nft: hold table inet enftun-guard"]
                     );
-                    assert_eq!(kernel.apply_host(&guard_of(&host)).await.unwrap(), Vec::<String>::new());
+                    assert_eq!(kernel.apply_host(&guard_of(&host)).await.unwrap().changes, Vec::<String>::new());
                     listed()
                 })
             });
@@ -106,7 +119,7 @@ fn nobody_else_can_change_it() {
 
 #[test]
 fn nobody_else_can_change_the_guard_and_who_comes_next_takes_it_over() {
-    in_netns("nobody_else_can_change_the_guard_and_who_comes_next_takes_it_over", || {
+    story("nobody_else_can_change_the_guard_and_who_comes_next_takes_it_over", || {
         let before = state_of_host();
         let (_, host) = hosts().pop().unwrap();
         let host = guard_of(&host);
@@ -133,11 +146,11 @@ fn nobody_else_can_change_the_guard_and_who_comes_next_takes_it_over() {
             // One that nobody owns is anybody's, also to delete.
             let mut third = kernel();
             assert_eq!(
-                third.apply_host(&Host::default()).await.unwrap(),
+                third.apply_host(&Host::default()).await.unwrap().changes,
                 ["nft delete table inet enftun-guard"],
                 "and nothing else"
             );
-            assert_eq!(third.apply_host(&Host::default()).await.unwrap(), Vec::<String>::new());
+            assert_eq!(third.apply_host(&Host::default()).await.unwrap().changes, Vec::<String>::new());
             // What `enftunctl plan` prints makes an ordinary table; it becomes a guard.
             sh(&format!(
                 "nft -f - <<'EOF'\n{}\nEOF\nnft add chain inet enftun-guard mine",
@@ -154,7 +167,7 @@ fn nobody_else_can_change_the_guard_and_who_comes_next_takes_it_over() {
 
 #[test]
 fn without_the_capability_it_is_not_said_that_another_holds_it() {
-    in_netns("without_the_capability_it_is_not_said_that_another_holds_it", || {
+    story("without_the_capability_it_is_not_said_that_another_holds_it", || {
         let (_, host) = hosts().pop().unwrap();
         // This thread alone, and it ends with the story.
         caps::drop(None, caps::CapSet::Effective, caps::Capability::CAP_NET_ADMIN).unwrap();
@@ -319,12 +332,14 @@ fn host(connected: bool, tunnels: &[config::Tunnel]) -> Host {
     let wanted = if connected { Wanted::Connected(own.clone()) } else { Wanted::Connecting };
     let facts = Facts { wanted: &wanted, kept: &own, openings: &Openings::default() };
     let plans: Vec<_> = tunnels.iter().map(|tunnel| plan::build(tunnel, &BTreeMap::new(), facts)).collect();
-    Host { groups: BTreeMap::new(), rules: Vec::new(), ..Host::of(&plans, nix::unistd::getuid().as_raw()) }
+    let host = Host::of(&plans, nix::unistd::getuid().as_raw());
+    // The firewall and the guard alone: the rest needs a place to keep what was there before.
+    Host { firewall: host.firewall, guard: host.guard, ..Host::default() }
 }
 
 #[test]
 fn after_a_flush_the_guard_holds_alone_and_without_it_the_host_is_open() {
-    in_netns("after_a_flush_the_guard_holds_alone_and_without_it_the_host_is_open", || {
+    story("after_a_flush_the_guard_holds_alone_and_without_it_the_host_is_open", || {
         let lan = Lan::new(&["lan0"]);
         let host = host(true, &[tunnel("enf0", "prefixes = [\"default\"]")]);
         block_on(async {
@@ -354,7 +369,7 @@ fn after_a_flush_the_guard_holds_alone_and_without_it_the_host_is_open() {
 
 #[test]
 fn what_passes_the_firewall_passes_the_guard() {
-    in_netns("what_passes_the_firewall_passes_the_guard", || {
+    story("what_passes_the_firewall_passes_the_guard", || {
         let lan = Lan::new(&["lan0", "eth7", "enf0", "enf1"]);
         let prefixes =
             "prefixes = [\"fd00:8f80::/32\", \"ff12::/16\", \"239.0.0.0/8\", \"192.0.0.0/16\"]\nallow_ipv4 = true";
@@ -469,7 +484,7 @@ fn flood<T>(story: impl FnOnce() -> T) -> (T, u32) {
 
 #[test]
 fn while_the_guard_is_replaced_nothing_leaves() {
-    in_netns("while_the_guard_is_replaced_nothing_leaves", || {
+    story("while_the_guard_is_replaced_nothing_leaves", || {
         let lan = Lan::new(&["lan0"]);
         let tunnels = [tunnel("enf0", "prefixes = [\"default\"]")];
         let states = [host(false, &tunnels), host(true, &tunnels)];
@@ -480,7 +495,7 @@ fn while_the_guard_is_replaced_nothing_leaves() {
                 tokio::task::block_in_place(|| {
                     tokio::runtime::Handle::current().block_on(async {
                         for round in 0..100 {
-                            let changes = first.apply_host(&guard_of(&states[(round + 1) % 2])).await.unwrap();
+                            let changes = first.apply_host(&guard_of(&states[(round + 1) % 2])).await.unwrap().changes;
                             assert_eq!(changes.len(), 1);
                             if round % 10 == 0 {
                                 // The next process: no owner for a while, and never no table.
@@ -519,7 +534,7 @@ fn kill(run: &mut Foreground) {
 
 #[test]
 fn a_firewall_reload_in_a_loop_opens_nothing() {
-    in_netns_with_tun("a_firewall_reload_in_a_loop_opens_nothing", || {
+    story("a_firewall_reload_in_a_loop_opens_nothing", || {
         let lan = Lan::new(&["lan0"]);
         let (_router, tunnel) = daemon();
         for probe in ONLY_FIREWALL {
@@ -558,7 +573,7 @@ fn a_firewall_reload_in_a_loop_opens_nothing() {
 
 #[test]
 fn a_killed_daemon_leaves_the_guard_and_the_next_one_takes_it_over() {
-    in_netns_with_tun("a_killed_daemon_leaves_the_guard_and_the_next_one_takes_it_over", || {
+    story("a_killed_daemon_leaves_the_guard_and_the_next_one_takes_it_over", || {
         let lan = Lan::new(&["lan0"]);
         let (_router, tunnel) = daemon();
         let before = state_of_host();
