@@ -1,5 +1,5 @@
 //! The way to the router itself, with everything in the tunnel: it is not taken for what belongs in the tunnel, by either
-//! family, whatever goes on in the kernel around it.
+//! family, whatever goes on in the kernel around it; and nobody else goes that way.
 
 use crate::common::certs::{Ca, Leaf};
 use crate::common::client::Tunnel;
@@ -9,9 +9,9 @@ use crate::common::wait_for;
 
 const OWN: &str = "fd00:8f80:1::1234";
 
-/// On a host that was prepared so, a tunnel for everything to a router at `address`, behind a gateway; once it is connected,
-/// `tell`. The session must be the first one still.
-fn connected_by(test: &str, address: &str, prepared: &str, tell: impl FnOnce() + Send) {
+/// A tunnel for `prefix` to a router at `address`, behind a gateway; once it is connected, `tell`, with the far end. The session
+/// must be the first one still.
+fn connected(test: &str, prefix: &str, address: &str, tell: impl FnOnce(&Netns) + Send) {
     in_netns_with_tun(test, || {
         let (here, far) = (Netns::here(), Netns::new());
         veth(&here, "lan0", &far, "far0");
@@ -22,7 +22,6 @@ fn connected_by(test: &str, address: &str, prepared: &str, tell: impl FnOnce() +
              ip addr add 203.0.113.1/32 dev lo; ip addr add 2001:db8:f::1/128 dev lo",
         );
         wait_for("all addresses", || [&here, &far].iter().all(|end| end.exec("ip -6 addr show tentative").is_empty()));
-        sh(prepared);
         let ca = Ca::v3("Test Root");
         let config = {
             let router = ca.sign_v3(Leaf::new("router").dns("router"));
@@ -30,10 +29,10 @@ fn connected_by(test: &str, address: &str, prepared: &str, tell: impl FnOnce() +
         };
         let router = far.run(|| FakeRouter::at(&format!("{address}:443"), Manners::Good(config)));
         let mut tunnel = Tunnel::new(&format!("{address}:443"), &ca, &ca.sign_v3(Leaf::new(OWN).ip(OWN)));
-        tunnel.route = "prefixes = [\"default\"]\nlockdown = \"session\"\n".to_owned();
+        tunnel.route = format!("prefixes = [\"{prefix}\"]\nlockdown = \"session\"\n");
         let mut run = tunnel.run();
         run.until("connected");
-        tell();
+        tell(&far);
         // Two heartbeats, a second apart, get there and back.
         std::thread::sleep(std::time::Duration::from_secs(3));
         assert_eq!(router.connections(), 1, "no reconnect: {:#?}", run.seen);
@@ -43,7 +42,7 @@ fn connected_by(test: &str, address: &str, prepared: &str, tell: impl FnOnce() +
 
 #[test]
 fn an_ipv6_last_mile_stays_up_through_a_thousand_netlink_events() {
-    connected_by("an_ipv6_last_mile_stays_up_through_a_thousand_netlink_events", "[2001:db8:f::1]", "", || {
+    connected("an_ipv6_last_mile_stays_up_through_a_thousand_netlink_events", "default", "[2001:db8:f::1]", |_| {
         for number in 0..250 {
             sh(&format!(
                 "ip addr add 2001:db8:5::{number:x}/128 dev lo; ip -6 route add 2001:db8:6:{number:x}::/64 dev lan0
@@ -54,9 +53,17 @@ fn an_ipv6_last_mile_stays_up_through_a_thousand_netlink_events() {
 }
 
 #[test]
-fn an_ipv4_last_mile_stays_up_with_every_setting_of_rp_filter() {
-    for setting in 0..=2 {
-        let prepared = format!("for f in all lan0; do echo {setting} > /proc/sys/net/ipv4/conf/$f/rp_filter; done");
-        connected_by("an_ipv4_last_mile_stays_up_with_every_setting_of_rp_filter", "203.0.113.1", &prepared, || {});
-    }
+fn nobody_imitates_us_towards_the_router_also_beside_a_prefix() {
+    connected("nobody_imitates_us_towards_the_router_also_beside_a_prefix", "fd00:8f80::/32", "203.0.113.1", |far| {
+        let _neighbour = far.run(|| std::net::TcpListener::bind("203.0.113.1:444").unwrap());
+        let connect = |port| {
+            std::net::TcpStream::connect_timeout(
+                &format!("203.0.113.1:{port}").parse().unwrap(),
+                std::time::Duration::from_secs(1),
+            )
+        };
+        assert!(connect(444).is_ok(), "the router's host is reached as without a tunnel");
+        let error = connect(443).expect_err("its port for tunnels is ours alone");
+        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    });
 }
