@@ -11,14 +11,27 @@ use std::time::Duration;
 const LINES: u32 = 5;
 /// What repairs of no single tunnel are told of.
 const HOST: &str = "the host's firewall";
+/// What repairs of tunnels are told of whose files cannot be used.
+const OTHERS: &str = "tunnels that are kept blocked";
 const WINDOW: Duration = Duration::from_secs(10);
 
 impl Daemon {
     /// Something changed in the kernel: whatever of ours is not as it shall be is put back.
     pub(super) async fn heal(&mut self) {
         let mut ours = false;
-        if self.tunnels.values().any(|tunnel| tunnel.in_force != Wanted::Open) {
+        let others = !self.others().is_empty();
+        if others
+            || !self.in_force.unknown().is_empty()
+            || self.tunnels.values().any(|tunnel| tunnel.in_force != Wanted::Open)
+        {
             self.heal_host().await;
+        }
+        if others {
+            ours = true;
+            let (changes, now) = (self.keep_others().await, self.now());
+            if !changes.is_empty() {
+                tell(OTHERS, self.repairs.note(changes.join("; "), now));
+            }
         }
         for name in self.names() {
             if self.tunnels.get(&name).is_some_and(|tunnel| tunnel.in_force != Wanted::Open) {

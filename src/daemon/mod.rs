@@ -1,9 +1,12 @@
 //! The one actor: it alone owns the state of every tunnel, carries out effects in order, and publishes the snapshot.
 //! It never waits for a far end: sessions live in tasks of their own and report. Packets never pass through it.
 
+mod adoption;
 pub mod command;
 mod healing;
 pub mod in_force;
+pub mod last_plans;
+pub mod lockdown;
 pub mod program;
 pub mod snapshot;
 mod supervised;
@@ -16,13 +19,14 @@ use crate::config::{self, Config, Group, Kind, Loaded, Lockdown};
 use crate::error::{Class, chain};
 use crate::kernel::{Applied, Kernel, KernelError, Watch};
 use crate::paths::Paths;
-use crate::plan::{Host, Openings, Scope};
+use crate::plan::{Host, Openings};
 use crate::state::{Effect, Ended, Event, Failure, Moment, Phase, Reason, SessionId, Target, Tick, Wanted};
 use crate::sys::clock::ClockWatch;
 use crate::tunnel::enf::session::{self, Spec};
 use crate::tunnel::{Reporter, SessionEvent};
 use healing::Repairs;
 use in_force::InForce;
+use last_plans::LastPlans;
 use log::LevelFilter;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -57,6 +61,9 @@ pub struct Daemon {
     tunnels: BTreeMap<String, Supervised>,
     /// What the kernel holds of them, and of tunnels that are not ours to run.
     in_force: InForce,
+    last_plans: LastPlans,
+    /// When to try again what could not be done of tunnels that are not ours to run.
+    others_due: Option<Moment>,
     targets: Targets,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Receiver<(String, SessionId, SessionEvent)>,
@@ -79,12 +86,18 @@ impl Daemon {
         config: Config,
         kernel: Kernel,
         in_force: InForce,
+        last_plans: LastPlans,
         targets: Targets,
     ) -> io::Result<(Self, Core)> {
         let (command_sender, commands) = mpsc::channel(QUEUE);
         let (reports, events) = mpsc::channel(QUEUE);
         let (published, view) = watch::channel(Arc::default());
-        let tunnels = config.tunnels.into_iter().map(|(name, tunnel)| (name, Supervised::new(tunnel))).collect();
+        let supervised = |(name, tunnel)| {
+            let found = in_force.plans().get(&name);
+            let tunnel = Supervised::new(tunnel, &targets, found);
+            (name, tunnel)
+        };
+        let tunnels = config.tunnels.into_iter().map(supervised).collect();
         let daemon = Self {
             paths,
             kernel,
@@ -95,6 +108,8 @@ impl Daemon {
             groups: config.groups,
             tunnels,
             in_force,
+            last_plans,
+            others_due: None,
             targets,
             commands,
             events,
@@ -119,7 +134,8 @@ impl Daemon {
             self.restore(&name).await;
         }
         loop {
-            let repairs = self.repairs.due().map(|due| due.saturating_sub(self.now()));
+            let due = self.repairs.due().into_iter().chain(self.others_due);
+            let repairs = due.map(|due| due.saturating_sub(self.now()));
             let sleep = self
                 .tunnels
                 .values()
@@ -151,19 +167,6 @@ impl Daemon {
         }
     }
 
-    /// Returns one tunnel to its target. What its user disconnected under `lockdown = "boot"` blocks again.
-    async fn restore(&mut self, name: &str) {
-        let Some(tunnel) = self.tunnels.get(name) else { return };
-        let locked = tunnel.policy().lockdown == Lockdown::Boot;
-        let event = match self.targets.get(name) {
-            Some(Target::Up) => Event::Connect(Reason::Boot),
-            None if tunnel.config.autoconnect => Event::Connect(Reason::Boot),
-            Some(Target::Down) if locked => Event::Lockdown,
-            Some(Target::Down) | None => return,
-        };
-        self.feed(name, event).await;
-    }
-
     fn names(&self) -> Vec<String> {
         self.tunnels.keys().cloned().collect()
     }
@@ -184,6 +187,7 @@ impl Daemon {
             Request::Connect(name) => self.ask(name, &caller, "connect", Event::Connect(Reason::User)).await,
             Request::Disconnect(name) => self.ask(name, &caller, "disconnect", Event::Disconnect).await,
             Request::Reconnect(name) => self.ask(name, &caller, "reconnect", Event::Reconnect(Reason::User)).await,
+            Request::SetLockdown(name, on) => self.set_lockdown(name, *on, &caller).await,
             Request::Reload => self.reload(&caller).await,
             // The loop takes it before it gets here.
             Request::Shutdown => Ok(()),
@@ -256,15 +260,17 @@ impl Daemon {
 
     /// Brings what all tunnels need together into force, as their plans in force have it.
     async fn apply_host(&mut self) -> Result<Vec<String>, KernelError> {
-        let ours = self.tunnels.values().map(|tunnel| &tunnel.applied);
-        let others = self.in_force.plans().iter().filter(|(name, _)| !self.tunnels.contains_key(*name));
-        let host = Host::of(ours.chain(others.map(|(_, plan)| plan)), self.kernel.owner());
+        let plans = self.plans_in_force();
+        let host = Host::with(&plans, self.kernel.owner(), !self.in_force.unknown().is_empty());
         self.kernel.apply_host(&host).await
     }
 
     async fn wake(&mut self) {
         let now = self.now();
         self.tell_counts(now);
+        if self.others_due.is_some_and(|due| due <= now) {
+            self.keep_others().await;
+        }
         for name in self.names() {
             if self.tunnels.get(&name).and_then(|tunnel| tunnel.due).is_some_and(|due| due <= now) {
                 self.feed(&name, Event::Timer).await;
@@ -354,6 +360,9 @@ impl Daemon {
         let Some(tunnel) = self.tunnels.get_mut(name) else { return Ok(Applied::default()) };
         let plan = tunnel.plan(&self.groups);
         let opens = matches!(wanted, Wanted::Open | Wanted::Connected(_));
+        if *wanted != Wanted::Open {
+            note(name, self.in_force.set(name, &plan));
+        }
         let mut changes = Vec::new();
         if !opens {
             tunnel.applied = plan.clone();
@@ -365,8 +374,13 @@ impl Daemon {
             tunnel.applied = plan.clone();
             changes.extend(self.apply_host().await?);
         }
-        if let Err(error) = self.in_force.set(name, &plan) {
-            log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
+        // The new plan is in force; only now what former ones alone had may go.
+        self.retire(name, &plan.scope).await;
+        if *wanted == Wanted::Open {
+            note(name, self.in_force.forget(name));
+            self.last_plans.forget(name);
+        } else {
+            self.last_plans.set(name, Some(&plan));
         }
         Ok(Applied { changes, ..applied })
     }
@@ -396,8 +410,14 @@ impl Daemon {
         }
         for (name, config) in new {
             log::info!(ENFTUN_TUNNEL = name.as_str(); "new tunnel {name}");
-            self.tunnels.insert(name, Supervised::new(config));
+            let found = self.in_force.plans().get(&name);
+            let blocked = found.is_some() || self.in_force.unknown().contains(&name);
+            self.tunnels.insert(name.clone(), Supervised::new(config, &self.targets, found));
+            if blocked {
+                self.restore(&name).await;
+            }
         }
+        self.forget_others().await;
         self.regroup().await;
         self.publish();
         Ok(())
@@ -410,8 +430,15 @@ impl Daemon {
                 continue;
             };
             if tunnel.plan(&self.groups) != tunnel.applied {
-                let _ = self.apply(&name).await;
+                self.apply_again(&name).await;
             }
+        }
+    }
+
+    /// Brings the plan for the present state into force, which has not changed.
+    async fn apply_again(&mut self, name: &str) {
+        if let failed @ Event::ApplyFailed(_) = self.apply(name).await {
+            self.feed(name, failed).await;
         }
     }
 
@@ -424,27 +451,20 @@ impl Daemon {
     }
 
     async fn reconfigure(&mut self, name: &str, new: config::Tunnel) {
-        let Some(tunnel) = self.tunnels.get_mut(name).filter(|tunnel| *tunnel.config != new) else { return };
-        log::info!(ENFTUN_TUNNEL = name; "the configuration of {name} changed");
-        let old = std::mem::replace(&mut tunnel.config, Arc::new(new));
+        let Some(tunnel) = self.tunnels.get_mut(name) else { return };
+        let old = tunnel.configure(new, &self.targets);
         let new = tunnel.config.clone();
-        if keeps_session(&old, &new) {
-            if tunnel.plan(&self.groups) != tunnel.applied {
-                let _ = self.apply(name).await;
-            }
+        if old == new {
             return;
         }
-        let before = Scope::of(&old);
-        if tunnel.state.target == Target::Up {
+        log::info!(ENFTUN_TUNNEL = name; "the configuration of {name} changed");
+        let (up, blocked) = (tunnel.state.target == Target::Up, tunnel.in_force != Wanted::Open);
+        if up && !keeps_session(&old, &new) {
             self.feed(name, Event::Reconnect(Reason::Config)).await;
-        } else if tunnel.in_force != Wanted::Open {
-            // Blocked by lockdown: block by the new configuration.
-            let _ = self.apply(name).await;
-        }
-        // The new plan is in force; only now what the old one alone had may go.
-        let Some(tunnel) = self.tunnels.get_mut(name) else { return };
-        for error in self.kernel.retire(&before, &tunnel.applied).await {
-            log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
+        } else if !up && blocked && lockdown(&old) == Lockdown::Boot && lockdown(&new) != Lockdown::Boot {
+            self.feed(name, Event::Unlock).await;
+        } else if blocked && tunnel.plan(&self.groups) != tunnel.applied {
+            self.apply_again(name).await;
         }
     }
 
@@ -452,16 +472,9 @@ impl Daemon {
     async fn remove(&mut self, name: &str) {
         log::info!(ENFTUN_TUNNEL = name; "the file of {name} is gone: it is disconnected and forgotten");
         self.feed(name, Event::Disconnect).await;
-        let Some(tunnel) = self.tunnels.remove(name) else { return };
-        for error in self.kernel.clear(&Scope::of(&tunnel.config)).await.err().into_iter().flatten() {
-            log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
-        }
-        if let Err(error) = self.apply_host().await {
-            log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
-        }
-        if let Err(error) = self.targets.forget(name) {
-            log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
-        }
+        self.tunnels.remove(name);
+        note(name, self.clear(name).await);
+        note(name, self.targets.forget(name));
     }
 
     async fn stop_sessions(&mut self) {
@@ -512,6 +525,7 @@ impl Daemon {
             .collect();
         self.published.send_modify(|snapshot| {
             *snapshot = Arc::new(Snapshot {
+                kept: self.others().into_iter().chain(self.in_force.unknown().clone()).collect(),
                 generation: snapshot.generation + 1,
                 tunnels,
                 history: self.history.clone(),
@@ -519,6 +533,18 @@ impl Daemon {
             });
         });
     }
+}
+
+/// Says what could not be done and does not stop the rest.
+fn note<E: std::error::Error + 'static>(name: &str, done: Result<(), E>) {
+    if let Err(error) = done {
+        log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
+    }
+}
+
+fn lockdown(tunnel: &config::Tunnel) -> Lockdown {
+    let Kind::Enf(enf) = &tunnel.kind;
+    enf.route.lockdown
 }
 
 /// Only what the supervisor itself runs by changed.

@@ -51,6 +51,16 @@ impl Manager {
         self.gate.ask(Request::Reload, flags, connection, &header).await
     }
 
+    async fn set_lockdown(
+        &self,
+        tunnel: &str,
+        on: bool,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), Fault> {
+        self.gate.ask(Request::SetLockdown(tunnel.to_owned(), on), 0, connection, &header).await
+    }
+
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> &'static str {
         env!("CARGO_PKG_VERSION")

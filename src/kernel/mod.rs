@@ -212,16 +212,16 @@ impl Kernel {
         Err(errors)
     }
 
-    /// Takes back what `before` owned and `now`, which is in force, does not hold: after a change of device, table, mark or
+    /// Takes back what `before` owned and no plan of `now`, which are in force, holds: after a change of device, table, mark or
     /// prefixes. Goes on after an error.
-    pub async fn retire(&mut self, before: &Scope, now: &Plan) -> Vec<KernelError> {
+    pub async fn retire(&mut self, before: &Scope, now: &[Plan]) -> Vec<KernelError> {
         let observed = match self.observe(before).await {
             Ok(observed) => observed,
             Err(error) => return vec![error],
         };
         let mut errors = Vec::new();
         for change in plan::diff(&before.empty(), &observed) {
-            if !now.holds(&change)
+            if !now.iter().any(|plan| plan.holds(&change))
                 && let Err(error) = self.execute(&change).await
             {
                 errors.push(error);

@@ -50,14 +50,15 @@ struct Host<'a> {
     uid: u32,
 }
 
-/// The table for these plans; none when no tunnel blocks. `uid` is the user whose packets are our own.
-pub fn firewall<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32) -> Option<Table> {
+/// The table for these plans; none when no tunnel blocks. `uid` is the user whose packets are our own. In an `emergency` there
+/// is a tunnel beside them of which nothing is known: only what these plans let through passes.
+pub fn firewall<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32, emergency: bool) -> Option<Table> {
     let blocking = |plan: &'a Plan| {
         let policy = plan.policy.as_ref()?;
         let mark = Mark { mark: plan.scope.mark, mask: plan.scope.mask };
         Some(Blocking { dev: Some(&plan.scope.dev), mark, prefixes: &plan.scope.prefixes, policy })
     };
-    let tunnels: Vec<_> = plans.into_iter().filter_map(blocking).collect();
+    let tunnels: Vec<_> = plans.into_iter().filter_map(blocking).chain(emergency.then_some(UNKNOWN)).collect();
     if tunnels.is_empty() { None } else { Some(Host { tunnels, uid }.table()) }
 }
 
@@ -332,10 +333,18 @@ fn last() -> Rule {
     Rule::new("everything else", [], Action::Drop)
 }
 
+/// A tunnel of which nothing is known, so that everything may belong in it.
+const UNKNOWN: Blocking<'static> =
+    Blocking { dev: None, mark: Mark { mark: 0, mask: 0 }, prefixes: &EVERYTHING, policy: &NOTHING };
+static EVERYTHING: [IpNet; 2] = [Family::V6.everything(), Family::V4.everything()];
+static NOTHING: Policy = Policy {
+    own: Vec::new(),
+    through: Vec::new(),
+    openings: Openings { remotes: Vec::new(), resolvers: Vec::new() },
+    trusted: BTreeSet::new(),
+};
+
 /// What holds before any configuration is known: nothing passes but loopback, neighbour discovery and DHCP.
 pub fn emergency() -> Table {
-    let everything = Family::ALL.map(Family::everything);
-    let policy = Policy::default();
-    let unknown = Blocking { dev: None, mark: Mark { mark: 0, mask: 0 }, prefixes: &everything, policy: &policy };
-    Host { tunnels: vec![unknown], uid: 0 }.table()
+    Host { tunnels: vec![UNKNOWN], uid: 0 }.table()
 }

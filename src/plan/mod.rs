@@ -209,6 +209,18 @@ fn rules(scope: &Scope, carried: impl Fn(&&IpNet) -> bool) -> Vec<Rule> {
 }
 
 impl Plan {
+    /// The same tunnel with nothing but what blocks: what a plan in state `blocked` is.
+    pub fn blocking(&self) -> Self {
+        let policy = |policy: &Policy| Policy { trusted: policy.trusted.clone(), ..Policy::default() };
+        Self {
+            link: None,
+            addresses: Vec::new(),
+            routes: self.scope.multicast().iter().map(|prefix| Route::no_multicast(*prefix)).collect(),
+            policy: self.policy.as_ref().map(policy),
+            ..self.clone()
+        }
+    }
+
     /// What a change would delete is part of this plan.
     pub fn holds(&self, change: &Change) -> bool {
         match change {

@@ -112,6 +112,9 @@ impl Simulation {
                 self.transition(name, Phase::Disconnected, Reason::User);
             }
             Request::Reconnect(name) => self.transition(name, Phase::Connecting, Reason::User),
+            Request::SetLockdown(name, on) => {
+                self.tunnel(name, |tunnel| tunnel.lockdown = if *on { "boot" } else { "session" });
+            }
             Request::Reload | Request::Shutdown => {}
         }
         // Only now: a test that sees the request sees what it caused, too.
