@@ -59,6 +59,29 @@ need() {
     fi
 }
 
+# unpack PACKAGE DIRECTORY LIKE: unpacks a Debian package that must not be installed, for it would change this host; its
+# version is that of the installed package LIKE, where that can be had.
+unpack() {
+    local package=$1 directory=$2 version work
+    [ ! -d "$directory" ] || return 0
+    version=$(dpkg-query -W -f '=${Version}' "$3" 2>/dev/null)
+    work=$(mktemp -d)
+    # Where apt-get has a user of its own for downloads, that user writes here.
+    chmod 777 "$work"
+    say "Unpacking the Debian package $package into $directory; it is not installed"
+    if (cd "$work" && { apt-get download -q "$package$version" ||
+        { as_root apt-get update -q && { apt-get download -q "$package$version" || apt-get download -q "$package"; }; }; } \
+        </dev/null >log 2>&1) && mkdir -p "$(dirname "$directory")" && dpkg -x "$work"/*.deb "$work/root" &&
+        cp -a "$work/root" "$directory"; then
+        rm -rf "$work"
+    else
+        tail -n 5 "$work/log" >&2
+        rm -rf "$work" "$directory"
+        complain "could not unpack: $package"
+        return 1
+    fi
+}
+
 # Finds cargo where rustup puts it, also for whoever came here through sudo.
 need_cargo() {
     local home

@@ -28,9 +28,13 @@ pub fn run(args: Plan) -> Result<(), CliError> {
     let facts = Facts { wanted: &wanted, kept: &own, openings: &openings };
     let plan = plan::build(&tunnel, &load_groups(&paths)?, facts);
     let host = Host::of([&plan], daemon_user());
+    let Kind::Enf(enf) = &tunnel.kind;
+    let dns = enf.dns.as_ref().filter(|_| args.state == Phase::Connected);
+    let names: Vec<String> = dns.map(|dns| dns.resolvectl(&enf.tun.dev).into()).unwrap_or_default();
     if args.json {
         let of_tunnel = plan::diff(&plan, &Observed::default());
-        let commands = host.commands().into_iter().chain(of_tunnel.iter().map(ToString::to_string)).collect();
+        let commands = host.commands().into_iter().chain(of_tunnel.iter().map(ToString::to_string)).chain(names);
+        let commands = commands.collect();
         return output::json(&Document { tunnel: &tunnel.name, state: args.state.as_str(), commands });
     }
     output::line(&format!("# tunnel {}, {}", tunnel.name, args.state))?;
@@ -40,7 +44,11 @@ pub fn run(args: Plan) -> Result<(), CliError> {
     if plan == plan.scope.empty() {
         output::line("# nothing: all traffic goes as without the tunnel")?;
     }
-    host.to_string().lines().chain(plan.to_string().lines()).try_for_each(output::line)
+    host.to_string().lines().chain(plan.to_string().lines()).try_for_each(output::line)?;
+    if !names.is_empty() {
+        output::line("# name servers, through systemd-resolved")?;
+    }
+    names.iter().try_for_each(|command| output::line(command))
 }
 
 /// The remotes that need no look-up: where the session's own packets would be let go.

@@ -45,7 +45,13 @@ pub async fn run(args: Run) -> Result<(), CliError> {
     // The user is at the keyboard: ending the program is the user's own disconnect, and leaves nothing behind.
     let Kind::Enf(enf) = &mut tunnel.kind;
     enf.route.lockdown = Lockdown::Session;
+    let by_hand = enf.dns.as_ref().map(|dns| dns.resolvectl(&enf.tun.dev).join("; "));
     logging::init("enftunctl", LevelFilter::Warn, Some(STATES));
+    if let Some(by_hand) = by_hand {
+        log::warn!(
+            "`run` leaves [dns] alone, and names go where /etc/resolv.conf says; once connected, by hand: {by_hand}"
+        );
+    }
     let name = tunnel.name.clone();
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::Start)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(CliError::Start)?;

@@ -19,6 +19,7 @@ pub use load::{
 };
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -95,6 +96,8 @@ pub struct Enf {
     pub tun: Tun,
     /// `[route]`.
     pub route: Route,
+    /// `[dns]`, when the file has that section.
+    pub dns: Option<Dns>,
     /// `[identity]`.
     pub identity: Identity,
 }
@@ -199,6 +202,48 @@ impl Lockdown {
             Self::Session => "session",
             Self::Off => "off",
         }
+    }
+}
+
+/// `[dns]`: which names are asked of which servers inside the tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Addresses of name servers; at least one.
+    pub servers: Vec<IpAddr>,
+    /// Names at and below these are asked of the servers and of nobody else; at least one.
+    pub domains: Vec<Domain>,
+}
+
+/// One of the domains in `[dns]`. It is printed as it is written in the file and for `resolvectl domain`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Domain {
+    /// Lower case, without a dot at its end; the root of all names is `.`.
+    pub name: String,
+    /// Written with `~`: only says where names go. Otherwise it is also appended to names of one label.
+    pub route_only: bool,
+}
+
+impl Dns {
+    /// All names are asked of the servers: `~.` is among the domains.
+    pub fn is_default(&self) -> bool {
+        self.domains.iter().any(|domain| domain.name == ".")
+    }
+
+    /// The same as commands for a person: what systemd-resolved is told of the link `dev`.
+    pub fn resolvectl(&self, dev: &str) -> [String; 3] {
+        let domains = self.domains.iter().map(|domain| format!(" '{domain}'")).collect::<String>();
+        let servers = self.servers.iter().map(|server| format!(" {server}")).collect::<String>();
+        [
+            format!("resolvectl domain {dev}{domains}"),
+            format!("resolvectl default-route {dev} {}", self.is_default()),
+            format!("resolvectl dns {dev}{servers}"),
+        ]
+    }
+}
+
+impl std::fmt::Display for Domain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", if self.route_only { "~" } else { "" }, self.name)
     }
 }
 

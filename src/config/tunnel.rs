@@ -1,6 +1,7 @@
 //! Reads `tunnels/NAME.toml`. It knows the keys, their defaults and what they must be to each other inside one file.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use ipnet::IpNet;
 use super::findings::Severity;
 use super::reader::{Item, Reading, Section, read};
 use super::values::{self, Complaint, Endpoint};
-use super::{Enf, Host, Identity, Kind, Lockdown, Remote, Retry, Route, Tun, Tunnel};
+use super::{Dns, Domain, Enf, Host, Identity, Kind, Lockdown, Remote, Retry, Route, Tun, Tunnel};
 
 /// The kinds that this version has.
 const KINDS: &[&str] = &["enf"];
@@ -47,10 +48,10 @@ fn tunnel(name: &str, config_dir: &Path, root: &mut Section<'_>) -> Option<Tunne
     let tun = tun(name, route.allow_ipv4, &mut root.section("tun"));
     let identity = identity(name, config_dir, &mut root.section("identity"));
     let retry = retry(&mut root.section("retry"));
-    dns(root);
+    let dns = dns(&route, root);
     advertise(root);
     enrol(config_dir, root);
-    let kind = Kind::Enf(Enf { tun, route, identity });
+    let kind = Kind::Enf(Enf { tun, route, dns, identity });
     Some(Tunnel { name: name.to_owned(), autoconnect, kind, remote, retry })
 }
 
@@ -285,16 +286,53 @@ fn retry(section: &mut Section<'_>) -> Retry {
     }
 }
 
-fn dns(root: &mut Section<'_>) {
-    let Some(item) = root.take("dns") else { return };
-    item.asks_for("dns");
-    let mut section = item.section();
-    if let Some(servers) = section.take("servers") {
-        servers.distinct(values::certificate_name);
+fn dns(route: &Route, root: &mut Section<'_>) -> Option<Dns> {
+    let mut section = root.take("dns")?.section();
+    let servers = section.require("servers", "write servers = [\"fd00:8f80::53\"] below [dns]");
+    let servers = servers.map(|item| {
+        let empty = Complaint::new("is empty; names need a server").help("write [\"fd00:8f80::53\"]");
+        some_of(&item, empty, |text| name_server(text, route))
+    });
+    let domains = match section.take("domains") {
+        Some(item) => {
+            let empty = Complaint::new("is empty: no name would be asked of the servers");
+            let help = "leave it out for all names, or write [\"~example.net\"]";
+            some_of(&item, empty.help(help), values::domain)
+        }
+        None => vec![Domain { name: ".".to_owned(), route_only: true }],
+    };
+    Some(Dns { servers: servers.unwrap_or_default(), domains })
+}
+
+/// As [`Item::distinct`]; that there are none is an error.
+fn some_of<T: Clone + Eq + Hash>(
+    listed: &Item<'_>,
+    empty: Complaint,
+    judge: impl Fn(&str) -> Result<T, Complaint>,
+) -> Vec<T> {
+    match listed.list() {
+        None => Vec::new(),
+        Some(items) if items.is_empty() => {
+            listed.error(empty);
+            Vec::new()
+        }
+        Some(_) => listed.distinct(judge),
     }
-    if let Some(domains) = section.take("domains") {
-        domains.distinct(|text| Ok(text.to_owned()));
+}
+
+/// A name server that can be asked through this tunnel.
+fn name_server(text: &str, route: &Route) -> Result<IpAddr, Complaint> {
+    let server = values::name_server(text)?;
+    if server.is_ipv4() && !route.allow_ipv4 {
+        let complaint = Complaint::new("is an IPv4 address, and IPv4 is not allowed");
+        return Err(complaint.help("write allow_ipv4 = true below [route]"));
     }
+    // Without any prefix, that is the mistake.
+    if route.prefixes.is_empty() || route.prefixes.iter().any(|prefix| prefix.contains(&server)) {
+        return Ok(server);
+    }
+    let text = format!("{server} does not belong in the tunnel, so no question would find its way there");
+    Err(Complaint::new(&text).help(&format!("add \"{}\" to route.prefixes", IpNet::from(server))))
 }
 
 fn advertise(root: &mut Section<'_>) {

@@ -7,7 +7,6 @@ use super::values::Complaint;
 /// A feature, as the readers call it, and what it is to the user. A feature that arrives deletes its line here.
 const UNAVAILABLE: &[(&str, &str)] = &[
     ("connectivity", "the captive portal check"),
-    ("dns", "setting name servers on the link"),
     ("advertise", "a host behind this one"),
     ("enrol", "enrolment"),
     ("router enrol", "the enrolment interface"),

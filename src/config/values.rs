@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::Domain;
 use super::reader::did_you_mean;
 
 /// What a judge has against a value.
@@ -213,6 +214,40 @@ pub(super) fn certificate_name(text: &str) -> Result<String, Complaint> {
         Ok(address) => Ok(address.to_string()),
         Err(_) => host_name(text),
     }
+}
+
+/// The address of a name server: of one host, and not of this one.
+pub(super) fn name_server(text: &str) -> Result<IpAddr, Complaint> {
+    let complaint = || Complaint::new(&format!("{} is not an IP address such as \"fd00:8f80::53\"", quoted(text)));
+    let address = text.parse::<IpAddr>().map_err(|_| {
+        let meant = text.parse::<SocketAddr>().map(|socket| socket.ip());
+        match meant.or_else(|_| text.trim_matches(['[', ']']).parse::<IpAddr>()) {
+            Ok(address) => complaint().help(&format!("write \"{address}\"; servers are asked at port 53")),
+            Err(_) => complaint(),
+        }
+    })?;
+    if address.is_loopback() {
+        return Err(Complaint::new(&format!("{address} is this host itself, and a server in the tunnel belongs here")));
+    }
+    reachable(address)
+}
+
+/// `"~."`, `"~example.net"`, `"example.net"`: a domain for systemd-resolved, as `resolvectl domain` takes it.
+pub(super) fn domain(text: &str) -> Result<Domain, Complaint> {
+    let (name, route_only) = text.strip_prefix('~').map_or((text, false), |name| (name, true));
+    if name == "." && route_only {
+        return Ok(Domain { name: name.to_owned(), route_only });
+    }
+    if matches!(name, "" | "." | "*") {
+        return Err(Complaint::new(&format!("{} is not a domain", quoted(text))).help("write \"~.\" for all names"));
+    }
+    let host = host_name(name).map_err(|complaint| match name.strip_prefix("*.") {
+        Some(rest) => {
+            complaint.help(&format!("a domain stands for all names below it: write {}", quoted(&format!("~{rest}"))))
+        }
+        None => complaint,
+    })?;
+    Ok(Domain { name: host.trim_end_matches('.').to_lowercase(), route_only })
 }
 
 /// `host:port` of a router's own socket.

@@ -1,6 +1,7 @@
 //! The one actor: it alone owns the state of every tunnel, carries out effects in order, and publishes the snapshot.
 //! It never waits for a far end: sessions live in tasks of their own and report. Packets never pass through it.
 
+pub mod addresses;
 mod adoption;
 pub mod command;
 mod healing;
@@ -24,6 +25,7 @@ use crate::state::{Effect, Ended, Event, Failure, Moment, Phase, Reason, Session
 use crate::sys::clock::ClockWatch;
 use crate::tunnel::enf::session::{self, Spec};
 use crate::tunnel::{Reporter, SessionEvent};
+use addresses::LastAddresses;
 use healing::Repairs;
 use in_force::InForce;
 use last_plans::LastPlans;
@@ -65,6 +67,8 @@ pub struct Daemon {
     /// When to try again what could not be done of tunnels that are not ours to run.
     others_due: Option<Moment>,
     targets: Targets,
+    /// Where routers that are given by name were last found.
+    addresses: LastAddresses,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Receiver<(String, SessionId, SessionEvent)>,
     reports: mpsc::Sender<(String, SessionId, SessionEvent)>,
@@ -92,6 +96,7 @@ impl Daemon {
         let (command_sender, commands) = mpsc::channel(QUEUE);
         let (reports, events) = mpsc::channel(QUEUE);
         let (published, view) = watch::channel(Arc::default());
+        let addresses = targets.directory().map(LastAddresses::load).unwrap_or_default();
         let supervised = |(name, tunnel)| {
             let found = in_force.plans().get(&name);
             let tunnel = Supervised::new(tunnel, &targets, found);
@@ -111,6 +116,7 @@ impl Daemon {
             last_plans,
             others_due: None,
             targets,
+            addresses,
             commands,
             events,
             reports,
@@ -228,6 +234,11 @@ impl Daemon {
                 let openings = Openings { remotes: vec![link.peer], ..Openings::default() };
                 if let Some(tunnel) = self.speaks_for(name, session) {
                     tunnel.openings = openings;
+                    let config = tunnel.config.clone();
+                    let host = config.remote.hosts.iter().find(|host| host.to_string() == link.remote);
+                    if let Some(Err(error)) = host.map(|host| self.addresses.set(&host.host, link.peer.ip())) {
+                        log::warn!(ENFTUN_TUNNEL = name; "remember the router's address: {error}");
+                    }
                 }
                 self.feed(name, Event::Ready(session, link)).await;
             }
@@ -310,6 +321,7 @@ impl Daemon {
                     tunnel: tunnel.config.clone(),
                     tun,
                     counters: tunnel.counters.clone(),
+                    last_addresses: self.addresses.of(&tunnel.config.remote),
                     reporter: Reporter::new(name, id, self.reports.clone()),
                 }));
                 None
@@ -386,7 +398,7 @@ impl Daemon {
     }
 
     /// Reads the configuration again. With errors nothing changes; otherwise what changed is applied: a tunnel whose
-    /// retry, autoconnect or lockdown alone changed keeps its session, any other change starts a new one.
+    /// retry, autoconnect, lockdown or name servers alone changed keeps its session, any other change starts a new one.
     async fn reload(&mut self, caller: &Caller) -> Result<(), Refusal> {
         log::info!("reload, asked by {caller}");
         let loaded: Loaded = config::load(&self.paths.config);
@@ -552,6 +564,7 @@ fn keeps_session(old: &config::Tunnel, new: &config::Tunnel) -> bool {
     let mut same = config::Tunnel { autoconnect: new.autoconnect, retry: new.retry, ..old.clone() };
     let (Kind::Enf(kept), Kind::Enf(wanted)) = (&mut same.kind, &new.kind);
     kept.route.lockdown = wanted.route.lockdown;
+    kept.dns.clone_from(&wanted.dns);
     kept.route.trusted_interfaces.clone_from(&wanted.route.trusted_interfaces);
     kept.route.trusted_groups.clone_from(&wanted.route.trusted_groups);
     same == *new

@@ -95,6 +95,7 @@ async fn serve(options: &Options, uid: u32) -> Result<(), StartError> {
     let actor = tokio::spawn(daemon.run());
     let (on_the_bus, ready) = oneshot::channel();
     let bus = tokio::spawn(stay_on_bus(core.clone(), uid, on_the_bus));
+    let names = tokio::spawn(dbus::resolved::keep(core.clone()));
     let status = tokio::spawn(tell_service_manager(core.clone(), ready));
     signals.obey(&core).await;
     notify(&[NotifyState::Stopping]);
@@ -102,6 +103,7 @@ async fn serve(options: &Options, uid: u32) -> Result<(), StartError> {
     // The actor has ended its sessions when the request is answered.
     let _ = actor.await;
     bus.abort();
+    names.abort();
     Ok(())
 }
 

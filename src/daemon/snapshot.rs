@@ -1,6 +1,7 @@
 //! What the daemon shows of itself: an immutable value, replaced as a whole by the actor. Every reader (bus, status line,
 //! metrics) answers from the latest one and never waits.
 
+use crate::config::Dns;
 use crate::state::{Failure, Phase, Reason, Target, Tls};
 use crate::tunnel::Counters;
 use ipnet::IpNet;
@@ -90,6 +91,8 @@ pub struct TunnelSnapshot {
     pub autoconnect: bool,
     /// `boot`, `session` or `off`.
     pub lockdown: &'static str,
+    /// Name servers inside the tunnel.
+    pub dns: Option<Dns>,
     /// What TLS agreed on, in a live session.
     pub tls: Option<Tls>,
     /// Live counters, shared with the session.

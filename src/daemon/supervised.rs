@@ -119,6 +119,7 @@ impl Supervised {
             table: enf.route.table,
             autoconnect: self.config.autoconnect,
             lockdown: enf.route.lockdown.as_str(),
+            dns: enf.dns.clone(),
             tls: link.map(|link| link.tls.clone()),
             counters: self.counters.clone(),
         }

@@ -128,6 +128,11 @@ impl Targets {
         self.save()
     }
 
+    /// The state directory, if there is one.
+    pub fn directory(&self) -> Option<&Path> {
+        self.file.as_deref().and_then(Path::parent)
+    }
+
     /// The last wish for this tunnel; none when nobody ever said.
     pub fn get(&self, tunnel: &str) -> Option<Target> {
         self.connected.get(tunnel).map(|up| if *up { Target::Up } else { Target::Down })

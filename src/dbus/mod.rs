@@ -1,5 +1,5 @@
-//! The daemon on the D-Bus, and the way to it: bus objects, and what the command line uses to reach them. The only user of
-//! zbus. It decides nothing about tunnels: calls become [`crate::daemon::Request`]s, snapshots become properties and signals.
+//! The daemon on the D-Bus, and the way to it: bus objects, and what the command line uses to reach them; and what the daemon
+//! itself asks of others on the bus. The only user of zbus. It decides nothing about tunnels: calls become [`crate::daemon::Request`]s, snapshots become properties and signals.
 //!
 //! The surface is described in `docs/dbus.md`; the XML files in `dbus/` are the contract.
 
@@ -10,6 +10,7 @@ mod gate;
 mod objects;
 pub mod path;
 mod proxies;
+pub mod resolved;
 mod watch;
 
 use crate::daemon::Core;

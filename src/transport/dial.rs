@@ -5,7 +5,7 @@ use crate::error::Class;
 use crate::state::{Failure, Reason};
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -23,6 +23,8 @@ pub struct Options {
     pub mark: u32,
     /// `TCP_CONGESTION`; none: the system's.
     pub congestion_control: Option<String>,
+    /// Name servers inside the tunnel: they are not asked where its far end is.
+    pub inside: Vec<IpAddr>,
 }
 
 /// Why there is no connection.

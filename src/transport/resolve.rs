@@ -175,7 +175,7 @@ pub async fn resolve(
     let deadline = Instant::now() + limit;
     let mut addresses = in_hosts(&read(&host.host, HOSTS).await?, &host.host);
     if addresses.is_empty() {
-        let config = system_config(&host.host).await?;
+        let config = system_config(&host.host, &options.inside).await?;
         ask(config.servers.clone()).await;
         addresses = ask_all(&host.host, &config, options.mark, deadline).await?;
     }
@@ -216,14 +216,21 @@ struct SystemConfig {
 }
 
 impl SystemConfig {
-    fn parse(text: &str) -> Self {
+    /// What `text` says, but for the servers among `inside`, unless it has no others.
+    fn parse_outside(text: &str, inside: &[IpAddr]) -> Self {
+        let config = Self::parse(text, inside);
+        if config.servers.is_empty() { Self::parse(text, &[]) } else { config }
+    }
+
+    fn parse(text: &str, inside: &[IpAddr]) -> Self {
         let mut config =
             Self { servers: Vec::new(), search: Vec::new(), ndots: 1, timeout: DEFAULT_TIMEOUT, edns0: false };
         for line in text.lines() {
             let mut words = line.split_whitespace();
             match words.next() {
                 Some("nameserver") if config.servers.len() < SERVERS => {
-                    config.servers.extend(words.next().and_then(server));
+                    let outside = |server: &SocketAddr| !inside.contains(&server.ip());
+                    config.servers.extend(words.next().and_then(server).filter(outside));
                 }
                 // The last of these lines counts.
                 Some("search" | "domain") => config.search = words.map(str::to_owned).collect(),
@@ -262,10 +269,12 @@ fn server(text: &str) -> Option<SocketAddr> {
     Some(SocketAddrV6::new(address.parse().ok()?, PORT, 0, index).into())
 }
 
-async fn system_config(name: &str) -> Result<SystemConfig, ResolveError> {
-    let config = SystemConfig::parse(&read(name, RESOLV_CONF).await?);
+/// systemd-resolved lists the servers of all links, those of the tunnel's own among them. They cannot be reached before there
+/// is a session, and would leave no place for those that can.
+async fn system_config(name: &str, inside: &[IpAddr]) -> Result<SystemConfig, ResolveError> {
+    let config = SystemConfig::parse_outside(&read(name, RESOLV_CONF).await?, inside);
     if config.only_stubs() {
-        let uplink = SystemConfig::parse(&read(name, UPLINK).await?);
+        let uplink = SystemConfig::parse_outside(&read(name, UPLINK).await?, inside);
         if !uplink.servers.is_empty() {
             return Ok(uplink);
         }
@@ -423,7 +432,7 @@ mod tests {
     #[tokio::test]
     async fn an_impossible_name_says_so() {
         let long = format!("{}.example.net", "a".repeat(64));
-        let error = ask_all(&long, &SystemConfig::parse(""), 0, Instant::now()).await.unwrap_err();
+        let error = ask_all(&long, &SystemConfig::parse("", &[]), 0, Instant::now()).await.unwrap_err();
         assert_eq!((error.reason(), error.class()), (Reason::DnsFailed, Class::Transient));
         assert!(error.to_string().contains(&long), "{error}");
     }
@@ -442,6 +451,7 @@ mod tests {
         let config = SystemConfig::parse(
             "# nameserver 192.0.2.9\nnameserver 192.0.2.1\nnameserver\t2001:db8::1\nnameserver nonsense\ndomain old.example\n\
              search a.example b.example\noptions ndots:2 timeout:99 edns0 trust-ad ndots:x\nnameserver 192.0.2.3\nnameserver 192.0.2.4\n",
+            &[],
         );
         let servers = addresses(&["192.0.2.1", "2001:db8::1", "192.0.2.3"]);
         assert_eq!(config.servers.iter().map(SocketAddr::ip).collect::<Vec<_>>(), servers);
@@ -451,18 +461,29 @@ mod tests {
     }
 
     #[test]
+    fn servers_inside_the_tunnel_take_no_place_unless_there_are_no_others() {
+        let inside = addresses(&["fd00::1", "fd00::2", "fd00::3"]);
+        let listed = |text: &str| -> Vec<IpAddr> {
+            SystemConfig::parse_outside(text, &inside).servers.iter().map(SocketAddr::ip).collect()
+        };
+        let ours = "nameserver fd00::1\nnameserver fd00::2\nnameserver fd00::3\n";
+        assert_eq!(listed(&format!("{ours}nameserver 192.0.2.1\n")), addresses(&["192.0.2.1"]));
+        assert_eq!(listed(ours), inside);
+    }
+
+    #[test]
     fn a_link_local_server_keeps_its_interface() {
         for zone in ["lo", "1"] {
-            let config = SystemConfig::parse(&format!("nameserver fe80::1%{zone}\nnameserver fe80::1%nonesuch\n"));
+            let config = SystemConfig::parse(&format!("nameserver fe80::1%{zone}\nnameserver fe80::1%nonesuch\n"), &[]);
             assert_eq!(config.servers, [SocketAddrV6::new("fe80::1".parse().unwrap(), 53, 0, 1).into()]);
         }
     }
 
     #[test]
     fn only_the_stub_of_resolved_is_passed_by() {
-        assert!(SystemConfig::parse("nameserver 127.0.0.53\n").only_stubs());
-        assert!(!SystemConfig::parse("nameserver 127.0.0.1\n").only_stubs());
-        assert!(!SystemConfig::parse("nameserver 127.0.0.53\nnameserver 192.0.2.1\n").only_stubs());
-        assert!(!SystemConfig::parse("").only_stubs());
+        assert!(SystemConfig::parse("nameserver 127.0.0.53\n", &[]).only_stubs());
+        assert!(!SystemConfig::parse("nameserver 127.0.0.1\n", &[]).only_stubs());
+        assert!(!SystemConfig::parse("nameserver 127.0.0.53\nnameserver 192.0.2.1\n", &[]).only_stubs());
+        assert!(!SystemConfig::parse("", &[]).only_stubs());
     }
 }

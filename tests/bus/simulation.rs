@@ -61,6 +61,7 @@ fn tunnel(name: &str) -> TunnelSnapshot {
         table: 2097,
         autoconnect: false,
         lockdown: "boot",
+        dns: None,
         tls: None,
         counters: Arc::new(Counters::default()),
     }

@@ -118,6 +118,13 @@ impl PrivateBus {
         Some(bus)
     }
 
+    /// Adds another program's policy, as its package would.
+    pub fn add_policy(&self, name: &str, policy: &str) {
+        fs::write(self.directory.path().join("system.d").join(name), policy).unwrap();
+        let bus = "org.freedesktop.DBus";
+        stdout(self.busctl(&["call", bus, "/org/freedesktop/DBus", bus, "ReloadConfig"]));
+    }
+
     fn socket(&self) -> PathBuf {
         self.directory.path().join("socket")
     }

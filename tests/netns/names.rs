@@ -286,7 +286,7 @@ fn with_everything_in_the_tunnel_the_routers_name_is_looked_up_by_marked_questio
         let mut run = world.tunnel().run();
         assert_eq!(run.until("connected").line["active_remote"], format!("{NAME}:443"));
         assert!(another_program_asks(0).is_err(), "unmarked questions are blocked");
-        assert!(another_program_asks(MARK).is_ok(), "the name server is there, and marked questions reach it");
+        assert!(another_program_asks(MARK).is_err(), "and marked ones, once nobody of ours asks any more");
         let (questions, sent) = (dns.questions().len(), counted("marked_udp"));
 
         // The rules have been in force for a while when the tunnel comes again, to where the router is now.
@@ -299,6 +299,21 @@ fn with_everything_in_the_tunnel_the_routers_name_is_looked_up_by_marked_questio
         assert_eq!(new_router.connections(), 1);
         assert!(dns.questions().len() > questions && counted("marked_udp") > sent);
         assert_eq!(counted("unmarked"), 1, "no unmarked question left the host");
+    });
+}
+
+#[test]
+fn while_nobody_answers_for_the_name_the_router_is_tried_where_it_was() {
+    story("while_nobody_answers_for_the_name_the_router_is_tried_where_it_was", |world| {
+        let dns = world.name_server(|_| Reply::Addresses(&[ROUTER]));
+        let router = world.router_at(ROUTER);
+        let mut run = world.tunnel().run();
+        run.until("connected");
+        drop((dns, router));
+        run.until("reconnecting");
+        let router = world.router_at(ROUTER);
+        run.until("connected");
+        assert_eq!(router.connections(), 1);
     });
 }
 

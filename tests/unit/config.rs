@@ -87,7 +87,7 @@ fn a_tunnel_of_three_lines_gets_the_documented_defaults() {
     assert_eq!(tunnel.remote.connect_timeout, Duration::from_secs(15));
     assert_eq!(tunnel.remote.congestion_control, None);
     assert_eq!(tunnel.retry, config::Retry::default());
-    let Enf { tun, route, identity } = enf(&tunnel);
+    let Enf { tun, route, dns, identity } = enf(&tunnel);
     assert_eq!((tun.dev.as_str(), tun.mtu, tun.set_address, tun.ipv4_address), ("enf0", 1280, true, None));
     assert_eq!(route.prefixes, ["::/0".parse().unwrap()]);
     assert!(route.is_default());
@@ -97,6 +97,31 @@ fn a_tunnel_of_three_lines_gets_the_documented_defaults() {
     assert_eq!(identity.cert_file, Path::new("/etc/enftun/enf0/enf0.crt.pem"));
     assert_eq!(identity.key_file, Path::new("/etc/enftun/enf0/enf0.key.pem"));
     assert_eq!(identity.ip_file, None);
+    assert_eq!(*dns, None);
+}
+
+#[test]
+fn name_servers_get_all_names_unless_domains_are_given() {
+    let all = sound(&format!("{LEAST}[dns]\nservers = [\"2001:DB8::53\"]\n"));
+    let dns = enf(&all).dns.clone().unwrap();
+    assert!(dns.is_default());
+    assert_eq!(
+        dns.resolvectl("enf0"),
+        ["resolvectl domain enf0 '~.'", "resolvectl default-route enf0 true", "resolvectl dns enf0 2001:db8::53"]
+    );
+    let some = sound(&format!(
+        "{LEAST}route.allow_ipv4 = true\n[dns]\nservers = [\"fd00::53\", \"10.0.0.53\"]\ndomains = [\"~Example.NET.\", \"corp\"]\n"
+    ));
+    let dns = enf(&some).dns.clone().unwrap();
+    assert!(!dns.is_default());
+    assert_eq!(
+        dns.resolvectl("enf0"),
+        [
+            "resolvectl domain enf0 '~example.net' 'corp'",
+            "resolvectl default-route enf0 false",
+            "resolvectl dns enf0 fd00::53 10.0.0.53"
+        ]
+    );
 }
 
 #[test]
@@ -128,6 +153,9 @@ fn every_key_that_is_written_arrives() {
         lockdown = "session"
         trusted_groups = []
         trusted_interfaces = []
+        [dns]
+        servers = ["fd00::53", "10.0.0.53"]
+        domains = ["~.", "example.net"]
         [identity]
         cert_file = "/elsewhere/crt.der"
         key_file = "../key.der"
@@ -157,13 +185,16 @@ fn every_key_that_is_written_arrives() {
     assert_eq!(tunnel.remote.heartbeat_timeout, Duration::from_millis(250));
     assert_eq!(tunnel.remote.connect_timeout, Duration::from_secs(5400));
     assert_eq!(tunnel.remote.congestion_control.as_deref(), Some("bbr"));
-    let Enf { tun, route, identity } = enf(&tunnel);
+    let Enf { tun, route, dns, identity } = enf(&tunnel);
     assert_eq!((tun.dev.as_str(), tun.mtu, tun.set_address), ("overlay0", 1496, false));
     assert_eq!(tun.ipv4_address, Some("10.64.0.7/24".parse().unwrap()));
     let prefixes: Vec<String> = route.prefixes.iter().map(ToString::to_string).collect();
     assert_eq!(prefixes, ["::/0", "0.0.0.0/0", "fd00::/8", "10.0.0.0/8"]);
     assert_eq!((route.fwmark, route.fwmark_mask, route.table), (0x10, 0xf0, u32::MAX));
     assert_eq!((route.allow_ipv4, route.lockdown), (true, Lockdown::Session));
+    let dns = dns.as_ref().unwrap();
+    assert_eq!(dns.servers.iter().map(ToString::to_string).collect::<Vec<_>>(), ["fd00::53", "10.0.0.53"]);
+    assert_eq!(dns.domains.iter().map(ToString::to_string).collect::<Vec<_>>(), ["~.", "example.net"]);
     assert_eq!(identity.cert_file, Path::new("/elsewhere/crt.der"));
     assert_eq!(identity.key_file, Path::new("/etc/enftun/../key.der"));
     assert_eq!(identity.ip_file.as_deref(), Some(Path::new("/etc/enftun/ip")));
@@ -208,7 +239,10 @@ fn what_the_device_example_leaves_out_as_a_comment_is_the_default() {
         .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_owned() + "\n")
         .collect();
     assert_ne!(text, uncommented);
-    assert_eq!(sound(&uncommented), sound(&text));
+    let mut full = sound(&uncommented);
+    let Kind::Enf(enf) = &mut full.kind;
+    assert!(enf.dns.take().unwrap().is_default(), "name servers have no default, their domains do");
+    assert_eq!(full, sound(&text));
 }
 
 #[test]

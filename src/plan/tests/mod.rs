@@ -24,6 +24,7 @@ pub(crate) fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
                 allow_ipv4,
                 lockdown: Lockdown::Boot,
             },
+            dns: None,
             identity: Identity { cert_file: PathBuf::new(), key_file: PathBuf::new(), ip_file: None },
         }),
         remote: Remote {

@@ -15,8 +15,9 @@ use crate::transport::tls;
 use crate::transport::trust::{Anchors, RouterTrust};
 use crate::tunnel::{Counters, DropReason, Reporter, Session, SessionEvent};
 use ipnet::{IpNet, Ipv6Net};
+use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
@@ -37,6 +38,8 @@ pub struct Spec {
     pub tunnel: Arc<config::Tunnel>,
     /// The packets' way from and to the host.
     pub tun: Arc<Tun>,
+    /// Where routers that are given by name were last found, for when nobody answers for the name.
+    pub last_addresses: BTreeMap<String, IpAddr>,
     /// Where it counts.
     pub counters: Arc<Counters>,
     /// Where it reports.
@@ -120,9 +123,19 @@ async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, h
     let options = Options {
         mark: enf.route.fwmark & enf.route.fwmark_mask,
         congestion_control: remote.congestion_control.clone(),
+        inside: enf.dns.as_ref().map(|dns| dns.servers.clone()).unwrap_or_default(),
     };
     let ask = |servers| grant(spec, move |granted| SessionEvent::Ask { servers, granted });
-    let addresses = resolve::resolve(host, &options, limit, ask).await.map_err(|error| Failure::from(&error))?;
+    let addresses = match resolve::resolve(host, &options, limit, ask).await {
+        Ok(addresses) => addresses,
+        Err(error) => match spec.last_addresses.get(&host.host).filter(|_| error.reason() == Reason::DnsFailed) {
+            Some(address) => {
+                log::warn!(ENFTUN_TUNNEL = spec.tunnel.name.as_str(), ENFTUN_REMOTE:% = host; "{}; trying {address}, where it was last", chain(&error));
+                vec![SocketAddr::new(*address, host.port)]
+            }
+            None => return Err(Failure::from(&error)),
+        },
+    };
     let dial = |granted| SessionEvent::Dial { remote: host.to_string(), addresses: addresses.clone(), granted };
     grant(spec, dial).await;
     let mut stream = Err(Failure::new(Reason::DnsFailed, Class::Transient, format!("{host} has no address")));
