@@ -56,7 +56,7 @@ pub enum LockdownError {
         /// Who.
         holder: InForceError,
         /// Why not.
-        source: ClientError,
+        source: Box<ClientError>,
     },
     /// The runtime cannot be had.
     #[error("start")]
@@ -73,8 +73,9 @@ impl LockdownError {
         match self {
             Self::Configuration { .. } => Class::Configuration,
             Self::Kernel(error) => error.class(),
-            Self::HandOver { source, .. } => source.class(),
-            Self::Privileges { .. } | Self::InForce { .. } | Self::Runtime(_) => Class::Environment,
+            Self::HandOver { .. } | Self::Privileges { .. } | Self::InForce { .. } | Self::Runtime(_) => {
+                Class::Environment
+            }
         }
     }
 }
@@ -239,7 +240,11 @@ async fn hand_over(options: &program::Options, name: &str, held: InForceError) -
             _ => client.set_lockdown(name, true).await,
         }
     };
-    asked.await.map_err(|source| LockdownError::HandOver { tunnel: name.to_owned(), holder: held, source })?;
+    asked.await.map_err(|source| LockdownError::HandOver {
+        tunnel: name.to_owned(),
+        holder: held,
+        source: Box::new(source),
+    })?;
     log::info!(ENFTUN_TUNNEL = name; "enftund keeps {name} blocked");
     match wish {
         Wish::Unusable => Err(LockdownError::Configuration { tunnel: name.to_owned(), how: BY_THE_DAEMON }),
