@@ -2,7 +2,7 @@
 //! and the lock that makes its holder the one writer. Whoever comes next, after a crash too, renders the same host from it.
 
 use super::targets::{replace, yield_to_owner_of};
-use crate::plan::{Plan, Scope};
+use crate::plan::{Openings, Plan, Scope};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -160,9 +160,14 @@ impl InForce {
     /// Remembers the plan of a tunnel: before it comes into force, so that whoever finds it half done knows of it. What the
     /// one before had elsewhere stays known until [`InForce::retired`].
     pub fn set(&mut self, tunnel: &str, plan: &Plan) -> Result<(), InForceError> {
+        // Where a session may send to ends with the process that runs it.
+        let mut plan = plan.clone();
+        if let Some(policy) = &mut plan.policy {
+            policy.openings = Openings::default();
+        }
         let known = self.unknown.remove(tunnel);
         let before = self.plans.insert(tunnel.to_owned(), plan.clone());
-        if before.as_ref() == Some(plan) && !known {
+        if before.as_ref() == Some(&plan) && !known {
             return Ok(());
         }
         if let Some(Plan { scope, .. }) = before.filter(|before| before.scope != plan.scope) {

@@ -366,23 +366,19 @@ impl Daemon {
         Event::Applied
     }
 
-    /// Brings the plan of one tunnel into force. What blocks comes first, and what opens last: the firewall before the rules
-    /// where traffic is to be held, and after them where it is to pass.
+    /// Brings the plan of one tunnel into force: first all that holds traffic, then what is behind the firewall, and last what
+    /// lets traffic pass.
     async fn enforce(&mut self, name: &str, wanted: &Wanted) -> Result<Applied, KernelError> {
         let Some(tunnel) = self.tunnels.get_mut(name) else { return Ok(Applied::default()) };
         let plan = tunnel.plan(&self.groups);
-        let opens = matches!(wanted, Wanted::Open | Wanted::Connected(_));
         if *wanted != Wanted::Open {
             note(name, self.in_force.set(name, &plan));
         }
-        let mut changes = Vec::new();
-        if !opens {
-            tunnel.applied = plan.clone();
-            changes.extend(self.apply_host().await?);
-        }
+        tunnel.applied.tighten(&plan);
+        let mut changes = self.apply_host().await?;
         let mut applied = self.kernel.apply(&plan).await?;
         changes.append(&mut applied.changes);
-        if opens && let Some(tunnel) = self.tunnels.get_mut(name) {
+        if let Some(tunnel) = self.tunnels.get_mut(name).filter(|tunnel| tunnel.applied != plan) {
             tunnel.applied = plan.clone();
             changes.extend(self.apply_host().await?);
         }

@@ -1,7 +1,7 @@
 //! What must change so that the kernel holds a plan: a pure comparison, in the order in which the changes are safe.
 //!
-//! What is missing is added before what is too much is deleted. On the way up rules come first, each `unreachable` before
-//! its lookup, so that nothing leaks while the rest is made; on the way down everything goes in the reverse order.
+//! What is missing is added before what is too much is deleted. On the way up what blocks comes first, each `unreachable`
+//! before the lookup that it backs, so that nothing leaks while the rest is made; on the way down everything goes in the reverse order.
 
 use super::{Action, Address, Plan, Route, Rule, Target};
 use std::fmt;
@@ -80,9 +80,9 @@ pub(crate) const SYSCTLS: [(&str, &str); 2] = [("disable_ipv6", "0"), ("accept_r
 
 /// What makes `found` into `plan`; empty when they are the same.
 pub fn diff(plan: &Plan, found: &Observed) -> Vec<Change> {
-    let mut changes: Vec<Change> = missing(&plan.rules, &found.rules).map(Change::AddRule).collect();
     let blocks = |route: &Route| route.target == Target::Unreachable;
-    changes.extend(missing(&plan.routes, &found.routes).filter(blocks).map(Change::AddRoute));
+    let mut changes: Vec<Change> = missing(&plan.routes, &found.routes).filter(blocks).map(Change::AddRoute).collect();
+    changes.extend(missing(&plan.rules, &found.rules).map(Change::AddRule));
 
     link_up(plan, found.link.as_ref(), &mut changes);
     changes.extend(missing(&plan.addresses, &found.addresses).map(Change::AddAddress));
@@ -103,10 +103,10 @@ pub fn diff(plan: &Plan, found: &Observed) -> Vec<Change> {
     if plan.link.is_none() && found.link.is_some() {
         changes.push(Change::DeleteLink(plan.scope.dev.clone()));
     }
-    changes.extend(surplus_routes.iter().filter(|route| blocks(route)).cloned().map(Change::DeleteRoute));
     let mut surplus_rules: Vec<Rule> = missing(&found.rules, &plan.rules).collect();
     surplus_rules.sort_by_key(|rule| rule.action == Action::Unreachable);
     changes.extend(surplus_rules.into_iter().map(Change::DeleteRule));
+    changes.extend(surplus_routes.iter().filter(|route| blocks(route)).cloned().map(Change::DeleteRoute));
     changes
 }
 
@@ -148,9 +148,13 @@ impl Change {
             Self::AddRule(_) | Self::DeleteRule(_) => {
                 "rules: our own marked packets by main or not at all; what belongs in the tunnel by its table or not at all"
             }
+            Self::AddRoute(Route { target: Target::Unreachable, table: Route::LOCAL, .. })
+            | Self::DeleteRoute(Route { target: Target::Unreachable, table: Route::LOCAL, .. }) => {
+                "multicast leaves by no other link when the device is gone"
+            }
             Self::AddRoute(Route { target: Target::Unreachable, .. })
             | Self::DeleteRoute(Route { target: Target::Unreachable, .. }) => {
-                "multicast leaves by no other link when the device is gone"
+                "IPv4 that finds no way into the device has none"
             }
             Self::AddAddress(_) | Self::DeleteAddress(_) => "own addresses",
             Self::AddRoute(_) | Self::DeleteRoute(_) => "routes into the device",

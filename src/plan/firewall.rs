@@ -87,10 +87,20 @@ impl Host<'_> {
             [Test::In(self.inside())],
             Action::Accept,
         ));
+        let trusted = self.trusted_interfaces();
         for family in Family::ALL {
+            let not_to = |nets: Vec<IpNet>| if nets.is_empty() { Test::Family(family) } else { Test::NotTo(nets) };
             let own = self.own(family);
-            let test = if own.is_empty() { Test::Family(family) } else { Test::NotTo(own) };
-            rules.push(Rule::new("not to an own address in the tunnel", [test], Action::Accept));
+            // To a stranger, not even that there is no way.
+            let unicast = |prefix: &IpNet| prefix.prefix_len() > 0 && !prefix.addr().is_multicast();
+            let mut strangers: Vec<IpNet> = self.prefixes(family).into_iter().filter(unicast).collect();
+            strangers.extend(&own);
+            let strangers = IpNet::aggregate(&strangers);
+            if !trusted.is_empty() && strangers != own {
+                let tests = [Test::In(trusted.clone()), not_to(own)];
+                rules.push(Rule::new("trusted interfaces, not to an own address", tests, Action::Accept));
+            }
+            rules.push(Rule::new("not to what belongs in a tunnel", [not_to(strangers)], Action::Accept));
         }
         rules.push(last());
         rules
@@ -151,7 +161,8 @@ impl Host<'_> {
 
     fn output(&self) -> Vec<Rule> {
         let mut rules = self.before_output();
-        for tunnel in &self.tunnels {
+        // One that nothing is known of has no mark: nothing is its own.
+        for tunnel in self.tunnels.iter().filter(|tunnel| tunnel.dev.is_some()) {
             rules.extend(self.ours(tunnel));
         }
         rules.extend(self.each_mark(|mark| Rule::new(FORGED, [Test::Mark(mark)], Action::Drop)));
@@ -286,6 +297,11 @@ impl Host<'_> {
     fn open_devices(&self) -> Vec<String> {
         let open = |tunnel: &&Blocking<'_>| !tunnel.policy.through.is_empty();
         self.tunnels.iter().filter(open).filter_map(|tunnel| tunnel.dev).map(str::to_owned).collect()
+    }
+
+    fn trusted_interfaces(&self) -> Vec<String> {
+        let all = self.tunnels.iter().flat_map(|tunnel| &tunnel.policy.trusted);
+        all.collect::<BTreeSet<_>>().into_iter().cloned().collect()
     }
 
     /// Loopback and the tunnels.

@@ -156,6 +156,14 @@ impl Route {
         Self { table: Self::LOCAL, prefix, target, metric: 128, pref_high: false, by_kernel: true }
     }
 
+    /// Behind the way into the device: what finds none there has none. For IPv4 only. There it holds sockets that are bound to
+    /// a device too; and as a rule it would keep the kernel from taking a default route, whose gateway it looks up by the
+    /// rules (but passes over routes of this scope).
+    pub(super) fn no_way(prefix: IpNet, table: u32) -> Self {
+        let target = Target::Unreachable;
+        Self { table, prefix, target, metric: 1024, pref_high: false, by_kernel: true }
+    }
+
     pub(super) fn command(&self, verb: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ip {} route {verb} ", Family::of(&self.prefix))?;
         if self.target == Target::Unreachable {

@@ -21,7 +21,7 @@ use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// The rules of all tunnels are in this block: before l3mdev, so that VRFs are blocked too.
 const BLOCK: std::ops::RangeInclusive<u32> = 200..=999;
@@ -157,7 +157,9 @@ pub fn build(tunnel: &config::Tunnel, groups: &BTreeMap<String, Group>, facts: F
     let carried = |prefix: &&IpNet| {
         enf.route.prefixes.contains(prefix) && (enf.route.allow_ipv4 || Family::of(prefix) == Family::V6)
     };
-    plan.rules = rules(scope, carried);
+    plan.rules = rules(scope);
+    let ipv4 = scope.prefixes.iter().filter(|prefix| Family::of(prefix) == Family::V4);
+    plan.routes.extend(ipv4.map(|prefix| Route::no_way(*prefix, scope.table)));
 
     let multicast = scope.multicast();
     plan.routes.extend(multicast.iter().map(|prefix| Route::no_multicast(*prefix)));
@@ -191,18 +193,23 @@ fn trusted(route: &config::Route, groups: &BTreeMap<String, Group>) -> BTreeMap<
     named.chain(route.trusted_interfaces.iter().map(|interface| (interface.clone(), route.fwmark))).collect()
 }
 
-/// In each family: marked packets first, then the prefixes; and each `unreachable` before the lookup that it backs.
-fn rules(scope: &Scope, carried: impl Fn(&&IpNet) -> bool) -> Vec<Rule> {
+fn next_owns(next: &Plan, address: &IpAddr) -> bool {
+    next.policy.as_ref().is_some_and(|policy| policy.own.contains(address))
+}
+
+/// In each family: marked packets first, then the prefixes; and each `unreachable` before the lookup that it backs. For the
+/// prefixes of IPv4 that is a route.
+fn rules(scope: &Scope) -> Vec<Rule> {
     let mut rules = Vec::new();
     for family in Family::ALL {
         let marked = Match::Mark { mark: scope.mark, mask: scope.mask };
         rules.push(Rule::new(family, marked.clone(), Action::Unreachable));
         rules.push(Rule::new(family, marked, Action::Lookup(Route::MAIN)));
         for prefix in scope.prefixes.iter().filter(|prefix| Family::of(prefix) == family) {
-            rules.push(Rule::new(family, Match::To(*prefix), Action::Unreachable));
-            if carried(&prefix) {
-                rules.push(Rule::new(family, Match::To(*prefix), Action::Lookup(scope.table)));
+            if family == Family::V6 {
+                rules.push(Rule::new(family, Match::To(*prefix), Action::Unreachable));
             }
+            rules.push(Rule::new(family, Match::To(*prefix), Action::Lookup(scope.table)));
         }
     }
     rules
@@ -212,13 +219,32 @@ impl Plan {
     /// The same tunnel with nothing but what blocks: what a plan in state `blocked` is.
     pub fn blocking(&self) -> Self {
         let policy = |policy: &Policy| Policy { trusted: policy.trusted.clone(), ..Policy::default() };
+        let holds = |route: &&Route| route.target == Target::Unreachable;
         Self {
             link: None,
             addresses: Vec::new(),
-            routes: self.scope.multicast().iter().map(|prefix| Route::no_multicast(*prefix)).collect(),
+            routes: self.routes.iter().filter(holds).cloned().collect(),
             policy: self.policy.as_ref().map(policy),
             ..self.clone()
         }
+    }
+
+    /// Makes this plan, which is in force, hold what `next` holds back too, and let pass only what `next` lets pass. An own
+    /// address is guarded as long as it may be on the device.
+    pub fn tighten(&mut self, next: &Self) {
+        self.trusted.extend(next.trusted.clone());
+        let Some(mut policy) = next.policy.clone() else { return };
+        if let Some(old) = &self.policy {
+            policy.own.extend(old.own.iter().filter(|address| !next_owns(next, address)));
+            policy.through.retain(|prefix| old.through.contains(prefix));
+        } else {
+            policy.through.clear();
+        }
+        let mut scope = next.scope.clone();
+        scope.prefixes.extend(self.scope.prefixes.iter().filter(|prefix| !next.scope.prefixes.contains(prefix)));
+        self.scope = scope;
+        self.policy = Some(policy);
+        self.rules.clone_from(&next.rules);
     }
 
     /// What a change would delete is part of this plan.

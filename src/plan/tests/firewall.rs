@@ -183,7 +183,7 @@ fn trusted(plan: &Plan, link: &str) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4096))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn what_belongs_in_a_tunnel_leaves_by_no_other_way(plans in tunnels(), packet in packets()) {
@@ -253,9 +253,18 @@ proptest! {
     }
 
     #[test]
+    fn an_emergency_beside_tunnels_opens_nothing(plans in tunnels(), packet in packets()) {
+        let table = |emergency| super::super::firewall(&plans, UID, emergency).unwrap();
+        prop_assert!(!leaves(&table(true), &packet) || leaves(&table(false), &packet), "{packet:?}");
+    }
+
+    #[test]
     fn in_an_emergency_only_what_keeps_a_link_leaves_or_comes_in(packet in packets()) {
         let table = crate::plan::emergency();
         prop_assert_eq!(leaves(&table, &packet), leaves(&table, &packet) && keeps_link(&packet));
+        for hook in [Hook::Output, Hook::Postrouting] {
+            prop_assert!(!passes(&table, hook, &mut packet.clone()) || keeps_link(&packet), "{hook:?}: {packet:?}");
+        }
         let mut seen = packet.clone();
         let comes_in = passes(&table, Hook::Prerouting, &mut seen) && passes(&table, Hook::Input, &mut seen);
         prop_assert!(!comes_in || keeps_link(&packet), "{packet:?}");
