@@ -88,7 +88,7 @@ pub fn run(options: &program::Options, name: &str) -> Result<(), LockdownError> 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let uid = match dropped {
         Ok(dropped) => dropped.uid,
-        Err(why) => return Err(runtime.block_on(without_privileges(options, why))),
+        Err(why) => return Err(runtime.block_on(without_privileges(options, name, why))),
     };
     let done = runtime.block_on(lock_down(options, name, uid));
     runtime.shutdown_background();
@@ -96,9 +96,15 @@ pub fn run(options: &program::Options, name: &str) -> Result<(), LockdownError> 
 }
 
 /// The daemon cannot run here either. While we are who we are, at least nothing passes.
-async fn without_privileges(options: &program::Options, why: PrivilegeError) -> LockdownError {
-    let free = InForce::open(&options.paths.runtime, Holder::Lockdown);
-    let blocked = !matches!(free, Err(InForceError::Locked { .. })) && block_everything().await;
+async fn without_privileges(options: &program::Options, name: &str, why: PrivilegeError) -> LockdownError {
+    let blocked = match InForce::open(&options.paths.runtime, Holder::Lockdown) {
+        Ok(mut in_force) => {
+            note(name, in_force.set_unknown(name));
+            block_everything().await
+        }
+        Err(InForceError::Locked { .. }) => false,
+        Err(_) => block_everything().await,
+    };
     LockdownError::Privileges { why, blocked }
 }
 

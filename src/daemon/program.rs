@@ -164,14 +164,15 @@ async fn tell_service_manager(core: Core, ready: oneshot::Receiver<()>) {
 
 /// One line for `systemctl status`.
 fn status_line(snapshot: &Snapshot) -> String {
-    if snapshot.tunnels.is_empty() {
+    if snapshot.tunnels.is_empty() && snapshot.kept.is_empty() {
         return "no tunnel is configured".to_owned();
     }
     let words = snapshot.tunnels.values().map(|tunnel| match (tunnel.state, &tunnel.active_remote) {
         (Phase::Connected, Some(remote)) => format!("{} connected to {remote}", tunnel.name),
         (state, _) => format!("{} {state} ({})", tunnel.name, tunnel.reason),
     });
-    words.collect::<Vec<_>>().join(", ")
+    let kept = snapshot.kept.iter().map(|name| format!("{name} kept blocked without its file"));
+    words.chain(kept).collect::<Vec<_>>().join(", ")
 }
 
 /// Does nothing when no service manager asked for it.

@@ -674,6 +674,61 @@ fn killed_at_any_moment_the_next_start_converges() {
 }
 
 #[test]
+fn a_daemon_killed_while_it_connects_goes_on_where_it_was() {
+    story("a_daemon_killed_while_it_connects_goes_on_where_it_was", |world| {
+        world.write_tunnel("enf0", "session", EVERYTHING);
+        world.start_daemon();
+        world.connect();
+        let connected = state_of_rules();
+        world.disconnect();
+        for step in 0..8 {
+            stdout(world.ctl(&["connect", "enf0"]));
+            std::thread::sleep(Duration::from_millis(15 * step));
+            world.kill_daemon();
+            world.lets(&BLOCKED, &format!("killed {step}/8 of the way"));
+            world.start_daemon();
+            world.lets(&BLOCKED, "started again");
+            stdout(world.ctl(&["wait", "enf0", "connected"]));
+            assert_eq!(state_of_rules(), connected);
+            stdout(world.ctl(&["disconnect", "enf0"]));
+            world.kill_daemon();
+            world.start_daemon();
+            world.lets(&OPEN, "the user's disconnect is not forgotten");
+        }
+    });
+}
+
+#[test]
+fn what_cannot_start_for_want_of_a_user_or_a_directory_blocks_everything() {
+    story("what_cannot_start_for_want_of_a_user_or_a_directory_blocks_everything", |world| {
+        world.write_tunnel("enf0", "boot", EVERYTHING);
+        let without = |user: &str, runtime: &Path| {
+            let mut command = world.bus.command(env!("CARGO_BIN_EXE_enftund"));
+            command.args(["lockdown", "enf0", "--user", user, "--config-dir"]).arg(world.path().join("etc"));
+            command.arg("--state-dir").arg(world.path().join("state")).arg("--runtime-dir").arg(runtime);
+            let output = command.output().unwrap();
+            assert_eq!(output.status.code(), Some(1));
+            stderr(output)
+        };
+        let run = world.path().join("run");
+        if own_uid() == 0 {
+            let said = without("nobody-of-that-name", &run);
+            assert!(said.contains("nobody-of-that-name") && said.contains("nothing passes but loopback"), "{said}");
+            world.lets(&BLOCKED, "no such user");
+            stdout(world.clear("enf0"));
+        }
+        let said = without("65534", &world.tunnel_file("enf0").join("run"));
+        assert!(said.contains("nothing passes but loopback"), "{said}");
+        world.lets(&BLOCKED, "no directory to write to");
+        stdout(world.clear("enf0"));
+        world.lets(&OPEN, "after clear");
+        assert!(world.lockdown("enf0").status.success());
+        let said = without("nobody-of-that-name", &run);
+        world.lets(&BLOCKED, &said);
+    });
+}
+
+#[test]
 fn a_killed_run_stays_blocked_until_the_user_opens_it() {
     story("a_killed_run_stays_blocked_until_the_user_opens_it", |world| {
         world.write_tunnel("enf0", "session", EVERYTHING);
