@@ -13,7 +13,7 @@
 //! | [`dbus`] | bus objects and client proxies; the only user of zbus |
 //! | [`cli`] | `enftunctl`, one file a verb |
 //! | [`router`] | the far end |
-//! | [`privileges`], [`logging`], [`paths`], [`error`], [`sys`] | what all share; `sys` is the only unsafe code |
+//! | [`privileges`], [`logging`], [`paths`], [`files`], [`error`], [`sys`] | what all share; `sys` is the only unsafe code |
 //!
 //! ```text
 //! /etc/enftun/**.toml --parse, validate--> Config --\
@@ -35,6 +35,7 @@ pub mod config;
 pub mod daemon;
 pub mod dbus;
 pub mod error;
+pub mod files;
 pub mod identity;
 pub mod kernel;
 pub mod logging;

@@ -31,7 +31,7 @@ pub async fn run(args: Clear) -> Result<(), CliError> {
         Err(_) if !scopes.is_empty() || in_force.unknown().contains(name) || last_plans.was_blocking(name) => {}
         Err(error) => return Err(error),
     }
-    let mut kernel = Kernel::new(nix::unistd::geteuid().as_raw())?;
+    let mut kernel = Kernel::new(nix::unistd::geteuid().as_raw(), &paths.runtime)?;
     let mut errors = Vec::new();
     for scope in &scopes {
         errors.extend(kernel.clear(scope).await.err().into_iter().flatten());

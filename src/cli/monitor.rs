@@ -1,4 +1,5 @@
-//! `enftunctl monitor`: every change of state as it happens, and the daemon's coming and going, until it is interrupted.
+//! `enftunctl monitor`: every change of state and every repair as it happens, and the daemon's coming and going, until it is
+//! interrupted.
 
 use super::{CliError, output, time};
 use crate::dbus::Happening;
@@ -17,6 +18,7 @@ pub struct Args {
 enum Event<'a> {
     Daemon { time: u64, running: bool },
     StateChanged { time: u64, tunnel: &'a str, new: &'a str, old: &'a str, reason: &'a str, error: Option<&'a str> },
+    Tampered { time: u64, what: &'a str },
 }
 
 pub async fn run(args: Args) -> Result<(), CliError> {
@@ -40,6 +42,7 @@ fn tell(args: &Args, happening: &Happening) -> Result<(), CliError> {
         return output::json_line(&match happening {
             Happening::Here => Event::Daemon { time, running: true },
             Happening::Gone => Event::Daemon { time, running: false },
+            Happening::Tampered { what } => Event::Tampered { time, what },
             Happening::State { tunnel, new, old, reason, error } => {
                 Event::StateChanged { time, tunnel, new, old, reason, error: error.as_deref() }
             }
@@ -48,6 +51,7 @@ fn tell(args: &Args, happening: &Happening) -> Result<(), CliError> {
     let text = match happening {
         Happening::Here => "enftund is running".to_owned(),
         Happening::Gone => "enftund is not running".to_owned(),
+        Happening::Tampered { what } => what.clone(),
         Happening::State { tunnel, new, old, reason, error: None } => format!("{tunnel}: {old} -> {new} ({reason})"),
         Happening::State { tunnel, new, old, reason, error: Some(error) } => {
             format!("{tunnel}: {old} -> {new} ({reason}): {error}")

@@ -44,7 +44,9 @@ pub async fn run(args: Run) -> Result<(), CliError> {
     let mut tunnel = load_tunnel(&args.tunnel, &paths)?;
     // The user is at the keyboard: ending the program is the user's own disconnect, and leaves nothing behind.
     let Kind::Enf(enf) = &mut tunnel.kind;
-    enf.route.lockdown = Lockdown::Session;
+    if enf.route.lockdown == Lockdown::Boot {
+        enf.route.lockdown = Lockdown::Session;
+    }
     let by_hand = enf.dns.as_ref().map(|dns| dns.resolvectl(&enf.tun.dev).join("; "));
     logging::init("enftunctl", LevelFilter::Warn, Some(STATES));
     if let Some(by_hand) = by_hand {
@@ -55,7 +57,7 @@ pub async fn run(args: Run) -> Result<(), CliError> {
     let name = tunnel.name.clone();
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::Start)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(CliError::Start)?;
-    let kernel = Kernel::new(nix::unistd::geteuid().as_raw())?;
+    let kernel = Kernel::new(nix::unistd::geteuid().as_raw(), &paths.runtime)?;
     let mut config = config::Config { groups: load_groups(&paths)?, ..config::Config::default() };
     config.tunnels.insert(name.clone(), tunnel);
     let in_force = InForce::open(&paths.runtime, Holder::Run)?;

@@ -1,7 +1,7 @@
 //! `enftunctl status`: how the tunnels are, for people at a glance, for programs in full.
 
 use super::{CliError, output, time};
-use crate::dbus::client::{Client, Overview, StatisticsInfo, TunnelInfo};
+use crate::dbus::client::{Client, FirewallInfo, Overview, StatisticsInfo, TunnelInfo};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -27,7 +27,7 @@ pub async fn run(args: Args) -> Result<(), CliError> {
     let now = time::now();
     match overview.tunnels.as_slice() {
         [] => output::line("no tunnels; put a file into /etc/enftun/tunnels and run `enftunctl reload`"),
-        [tunnel] => details(tunnel, now).iter().try_for_each(|text| output::line(text)),
+        [tunnel] => details(tunnel, &overview.daemon.firewall, now).iter().try_for_each(|text| output::line(text)),
         tunnels => output::table(
             ["NAME", "STATE", "SINCE", "REASON", "REMOTE", "ADDRESSES", "RECEIVED", "SENT"],
             tunnels.iter().map(|tunnel| row(tunnel, now)).collect(),
@@ -50,7 +50,7 @@ fn row(tunnel: &TunnelInfo, now: u64) -> [String; 8] {
 }
 
 /// One tunnel in full, a line each; what is absent is left out.
-fn details(tunnel: &TunnelInfo, now: u64) -> Vec<String> {
+fn details(tunnel: &TunnelInfo, of_host: &FirewallInfo, now: u64) -> Vec<String> {
     let moment = |usec| format!("{} ({})", time::utc(usec), time::relative(usec, now));
     let mut lines = vec![format!("{}: {}", tunnel.name, tunnel.state)];
     let mut line = |label: &str, value: String| {
@@ -62,6 +62,7 @@ fn details(tunnel: &TunnelInfo, now: u64) -> Vec<String> {
     line("reason", tunnel.state_reason.clone());
     line("wanted", if tunnel.target_state == "connected" { "yes" } else { "no" }.to_owned());
     line("blocking", blocking(tunnel));
+    line("firewall", firewall(tunnel, of_host, now));
     line("remote", tunnel.active_remote.clone().unwrap_or_default());
     if tunnel.active_remote.is_none() {
         line("remotes", tunnel.remotes.join(", "));
@@ -87,6 +88,17 @@ fn details(tunnel: &TunnelInfo, now: u64) -> Vec<String> {
 fn blocking(tunnel: &TunnelInfo) -> String {
     let text = if tunnel.blocking { "yes, what belongs in the tunnel has no other way out" } else { "no" };
     format!("{text} (lockdown: {})", tunnel.lockdown)
+}
+
+/// Nothing where there shall be none: `lockdown` is off, or what belongs in the tunnel may go as without it.
+fn firewall(tunnel: &TunnelInfo, of_host: &FirewallInfo, now: u64) -> String {
+    let open = tunnel.state == "disconnected" && !tunnel.blocking;
+    match of_host.last_verified {
+        _ if open || tunnel.lockdown == "off" => String::new(),
+        Some(seen) if of_host.in_force => format!("in force, looked at {}", time::relative(seen, now)),
+        _ => "NOT in force; until it is, routing alone blocks, and what is bound to an interface may leave by it"
+            .to_owned(),
+    }
 }
 
 fn interface(tunnel: &TunnelInfo) -> String {

@@ -99,7 +99,7 @@ pub async fn until(
                         return Err(error);
                     }
                 }
-                Happening::State { .. } | Happening::Here => {}
+                Happening::State { .. } | Happening::Tampered { .. } | Happening::Here => {}
                 Happening::Gone => return Err(ClientError::Gone.into()),
             }
         }

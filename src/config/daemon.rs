@@ -49,7 +49,7 @@ fn groups(section: &mut Section<'_>) -> BTreeMap<String, Group> {
         }
         let mut section = item.section();
         let number_item = section.require("number", "write number = 364; each group has its own");
-        let number = number_item.as_ref().and_then(|item| item.integer(1..=0x7fff_ffff));
+        let number = number_item.as_ref().and_then(|item| item.integer(1..=super::tunnel::LARGEST_GROUP));
         if let (Some(item), Some(number)) = (&number_item, number) {
             match numbers.get(&number) {
                 Some(other) => {
@@ -61,7 +61,7 @@ fn groups(section: &mut Section<'_>) -> BTreeMap<String, Group> {
         }
         let mut interfaces = Vec::new();
         for item in section.take("interfaces").and_then(|item| item.list()).unwrap_or_default() {
-            let Some(interface) = item.parse(values::interface) else { continue };
+            let Some(interface) = item.parse(values::trusted_interface) else { continue };
             match members.get(&interface) {
                 Some(other) if other == name => item.warning(Complaint::new("is given twice")),
                 Some(other) => {

@@ -172,7 +172,7 @@ impl Candidate {
     }
 }
 
-/// Adds what is wrong between files: to the later of two tunnels that claim the same, and to one that names an unknown group.
+/// Adds what is wrong between files: to the later of two tunnels that claim the same, and to one that is at odds with the groups.
 /// `groups` is `None` when they are not known for certain.
 fn compare(candidates: &mut [Candidate], groups: Option<&BTreeMap<String, Group>>) {
     let mut earlier: Vec<(PathBuf, Tunnel)> = Vec::new();
@@ -186,6 +186,9 @@ fn compare(candidates: &mut [Candidate], groups: Option<&BTreeMap<String, Group>
                 let complaint = Complaint { help: reader::did_you_mean(name, &known), ..complaint };
                 let key = "route.trusted_groups";
                 reading.error_at(&format!("{key}.{name}"), key, complaint);
+            }
+            for (place, key, complaint) in conflicts_with_groups(groups, enf) {
+                reading.error_at(&place, key, complaint);
             }
         }
         // What is not sound by itself claims nothing: half of it may be guessed.
@@ -201,6 +204,36 @@ fn compare(candidates: &mut [Candidate], groups: Option<&BTreeMap<String, Group>
         }
         earlier.push((reading.file().to_owned(), tunnel));
     }
+}
+
+/// What a tunnel claims and the groups of `enftun.toml` have: as [`conflicts`].
+fn conflicts_with_groups(groups: &BTreeMap<String, Group>, enf: &Enf) -> Vec<(String, &'static str, Complaint)> {
+    let mut found = Vec::new();
+    let route = &enf.route;
+    let own = !route.trusted_interfaces.is_empty();
+    for (name, group) in groups {
+        if own && group.number == route.fwmark {
+            let text = format!(
+                "the group of these interfaces has the number of the mark, {}, and group {} of enftun.toml has it already",
+                route.fwmark,
+                quoted(name)
+            );
+            let complaint = Complaint::new(&text).help("give the group, or the mark, another number");
+            found.push(("route.trusted_interfaces".to_owned(), "route.trusted_interfaces", complaint));
+            continue;
+        }
+        for interface in route.trusted_interfaces.iter().filter(|name| group.interfaces.contains(name)) {
+            let text = format!("{} is already in group {} of enftun.toml", quoted(interface), quoted(name));
+            let help = format!("write trusted_groups = [{}]; the kernel keeps one group per interface", quoted(name));
+            let complaint = Complaint::new(&text).help(&help);
+            found.push((tunnel::trusted_place(interface), "route.trusted_interfaces", complaint));
+        }
+        if route.trusted_groups.contains(name) && group.interfaces.contains(&enf.tun.dev) {
+            let key = "route.trusted_groups";
+            found.push((format!("{key}.{name}"), key, tunnel::trusts_itself(&enf.tun.dev, "take it out of the group")));
+        }
+    }
+    found
 }
 
 /// What `later` claims and `earlier` has: the place in the file, the key, and what to say.
@@ -220,6 +253,11 @@ fn conflicts(earlier: &Enf, later: &Enf, owner: &str) -> Vec<(String, &'static s
         let text =
             format!("{:#x} under the mask {:#x} cannot be told from the mark of {owner}", b.fwmark, b.fwmark_mask);
         say("route.fwmark", "route.fwmark", Complaint::new(&text).help("give each tunnel a mark of its own"));
+    }
+    for interface in b.trusted_interfaces.iter().filter(|interface| a.trusted_interfaces.contains(interface)) {
+        let text = format!("{} is already a trusted interface of {owner}", quoted(interface));
+        let help = "the kernel keeps one group per interface; trust it through a group of enftun.toml in both";
+        say(&tunnel::trusted_place(interface), "route.trusted_interfaces", Complaint::new(&text).help(help));
     }
     for prefix in b.prefixes.iter().filter(|prefix| a.prefixes.contains(prefix)) {
         let text = match prefix.prefix_len() {

@@ -17,12 +17,32 @@ use super::{Dns, Domain, Enf, Host, Identity, Kind, Lockdown, Remote, Retry, Rou
 const KINDS: &[&str] = &["enf"];
 const PROXIES: &[&str] = &["http://", "socks5://"];
 
+/// The kernel's group numbers are signed where rules compare them.
+pub(super) const LARGEST_GROUP: u32 = 0x7fff_ffff;
+
 const SHORTEST: Duration = Duration::from_millis(10);
 const SHORTEST_PERIOD: Duration = Duration::from_millis(100);
 
 /// Reads a tunnel file. There is a value unless the kind is missing or foreign; it is sound only without errors.
 pub(super) fn parse(name: &str, file: &Path, config_dir: &Path, text: &str) -> Reading<Option<Tunnel>> {
-    read(file, text, |root| tunnel(name, config_dir, root))
+    let mut reading = read(file, text, |root| tunnel(name, config_dir, root));
+    let Some(Kind::Enf(enf)) = reading.value.as_ref().map(|tunnel| &tunnel.kind) else { return reading };
+    if enf.route.trusted_interfaces.contains(&enf.tun.dev) {
+        let (place, complaint) = (trusted_place(&enf.tun.dev), trusts_itself(&enf.tun.dev, "leave it out"));
+        reading.error_at(&place, "route.trusted_interfaces", complaint);
+    }
+    reading
+}
+
+/// Where the interface stands in the file, for findings that compare files.
+pub(super) fn trusted_place(interface: &str) -> String {
+    format!("route.trusted_interfaces.{interface}")
+}
+
+/// The tunnel's own device is no way beside it.
+pub(super) fn trusts_itself(dev: &str, help: &str) -> Complaint {
+    let text = format!("{} is the device of this tunnel, and trust is for what is beside it", values::quoted(dev));
+    Complaint::new(&text).help(help)
 }
 
 /// Where the prefix stands in the file, for findings that compare files.
@@ -167,7 +187,7 @@ fn route(section: &mut Section<'_>) -> Route {
     let fwmark = mark_item.as_ref().map_or(Some(363), |item| item.integer(1..=u32::MAX));
     if let (Some(mark), Some(mask)) = (fwmark, fwmark_mask)
         && mark & !mask != 0
-        && let Some(item) = mark_item.or(mask_item)
+        && let Some(item) = mark_item.as_ref().or(mask_item.as_ref())
     {
         let text = format!("the mark {mark:#x} has bits outside the mask {mask:#x}, and so would never match");
         item.error(Complaint::new(&text));
@@ -180,8 +200,16 @@ fn route(section: &mut Section<'_>) -> Route {
         }
         Some(number)
     });
-    let trusted_interfaces = list_of(section.take("trusted_interfaces"), "trusted interfaces", values::interface);
-    let trusted_groups = list_of(section.take("trusted_groups"), "trusted groups", values::name);
+    let trusted = section.take("trusted_interfaces");
+    let trusted_interfaces = trusted.map(|item| item.distinct(values::trusted_interface)).unwrap_or_default();
+    if let (Some(mark), false) = (fwmark, trusted_interfaces.is_empty())
+        && mark > LARGEST_GROUP
+        && let Some(item) = &mark_item
+    {
+        let text = format!("the mark is the number of the group of route.trusted_interfaces, and {mark} is too large");
+        item.error(Complaint::new(&text).help(&format!("a group has a number up to {LARGEST_GROUP}")));
+    }
+    let trusted_groups = section.take("trusted_groups").map(|item| item.distinct(values::name)).unwrap_or_default();
     let words = [Lockdown::Boot, Lockdown::Session, Lockdown::Off].map(|lockdown| (lockdown.as_str(), lockdown));
     Route {
         prefixes,
@@ -193,15 +221,6 @@ fn route(section: &mut Section<'_>) -> Route {
         allow_ipv4,
         lockdown: section.parse("lockdown", values::word(&words)).unwrap_or_default(),
     }
-}
-
-fn list_of(item: Option<Item<'_>>, feature: &str, judge: impl Fn(&str) -> Result<String, Complaint>) -> Vec<String> {
-    let Some(item) = item else { return Vec::new() };
-    let names = item.distinct(judge);
-    if !names.is_empty() {
-        item.asks_for(feature);
-    }
-    names
 }
 
 fn prefixes(listed: &Item<'_>, allow_ipv4: bool) -> Vec<IpNet> {

@@ -13,8 +13,6 @@ const UNAVAILABLE: &[(&str, &str)] = &[
     ("proxy", "reaching a remote through a proxy"),
     ("vsock", "reaching a remote over vsock"),
     ("identity source", "a certificate from elsewhere than files"),
-    ("trusted interfaces", "a trusted group of the tunnel's own"),
-    ("trusted groups", "trusting an interface group"),
 ];
 
 impl Item<'_> {

@@ -322,6 +322,15 @@ pub(super) fn interface(text: &str) -> Result<String, Complaint> {
     Ok(text.to_owned())
 }
 
+/// As [`interface`]; the loopback is this host itself.
+pub(super) fn trusted_interface(text: &str) -> Result<String, Complaint> {
+    if text == "lo" {
+        let complaint = Complaint::new("\"lo\" is this host itself, and needs no trust");
+        return Err(complaint.help("leave it out; what is meant is the interface of a network"));
+    }
+    interface(text)
+}
+
 /// A tunnel's or a group's name: 1 to 64 of `A-Za-z0-9_.-`, the first of them no dot and no dash.
 pub(super) fn name(text: &str) -> Result<String, Complaint> {
     let fits = (1..=64).contains(&text.len())

@@ -1,8 +1,8 @@
 //! The address at which each router that is given by name was last found: `addresses.json` in the state directory, written
 //! only when one changes. While nobody answers for the name, its router is tried there.
 
-use super::targets::replace;
 use crate::config::Remote;
+use crate::files::replace;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -104,39 +104,36 @@ impl Daemon {
         self.tunnels.values().map(|tunnel| &tunnel.applied).chain(others.map(|(_, plan)| plan)).cloned().collect()
     }
 
-    /// Keeps tunnels blocked that are not ours to run, and nothing more of them. What was changed, as commands.
-    pub(super) async fn keep_others(&mut self) -> Vec<String> {
+    /// Keeps tunnels blocked that are not ours to run, and nothing more of them.
+    pub(super) async fn keep_others(&mut self) {
         self.others_due = None;
-        let mut failed = false;
+        for name in self.others() {
+            if let Some(plan) = self.in_force.plans().get(&name).map(Plan::blocking) {
+                note(&name, self.in_force.set(&name, &plan));
+            }
+        }
+        if let Err(error) = self.apply_host().await {
+            log::error!("{}", chain(&error));
+            self.others_due = Some(self.now() + RETRY);
+        }
+        self.hold_others().await;
+    }
+
+    /// Brings the plans of tunnels that are not ours to run into force. What was changed, as commands.
+    pub(super) async fn hold_others(&mut self) -> Vec<String> {
         let mut changes = Vec::new();
-        let others = self.others();
-        for name in &others {
-            if let Some(plan) = self.in_force.plans().get(name).map(Plan::blocking) {
-                note(name, self.in_force.set(name, &plan));
-            }
-        }
-        match self.apply_host().await {
-            Ok(changed) => changes.extend(changed),
-            Err(error) => {
-                log::error!("{}", chain(&error));
-                failed = true;
-            }
-        }
-        for name in &others {
-            let Some(plan) = self.in_force.plans().get(name).cloned() else { continue };
+        for name in self.others() {
+            let Some(plan) = self.in_force.plans().get(&name).cloned() else { continue };
             match self.kernel.apply(&plan).await {
                 Ok(applied) => {
                     changes.extend(applied.changes);
-                    self.retire(name, &plan.scope).await;
+                    self.retire(&name, &plan.scope).await;
                 }
                 Err(error) => {
                     log::error!(ENFTUN_TUNNEL = name.as_str(); "{}", chain(&error));
-                    failed = true;
+                    self.others_due = Some(self.now() + RETRY);
                 }
             }
-        }
-        if failed {
-            self.others_due = Some(self.now() + RETRY);
         }
         changes
     }

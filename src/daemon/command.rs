@@ -25,7 +25,7 @@ impl fmt::Display for Caller {
     }
 }
 
-/// A change that the daemon is asked for.
+/// What the daemon is asked for: a change, or a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// The tunnel is wanted.
@@ -38,8 +38,23 @@ pub enum Request {
     SetLockdown(String, bool),
     /// Read the configuration again and make it so.
     Reload,
+    /// Look now whether all that is ours in the kernel is as it shall be, and put back what is not.
+    Verify,
+    /// What the kernel shall hold for this tunnel now, and for all tunnels together, as text.
+    Plan(String),
     /// End the daemon; the kernel state stays as it is.
     Shutdown,
+}
+
+/// What a request is answered with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A change is accepted.
+    Done,
+    /// All was as it shall be, or not.
+    Verified(bool),
+    /// Commands, for people.
+    Plan(String),
 }
 
 /// Why a request was refused.
@@ -81,7 +96,7 @@ pub struct Command {
     /// Who.
     pub caller: Caller,
     /// Answered once the request is accepted (for `Reload`: applied).
-    pub reply: oneshot::Sender<Result<(), Refusal>>,
+    pub reply: oneshot::Sender<Result<Answer, Refusal>>,
 }
 
 /// The handle that everybody but the actor holds.
@@ -98,7 +113,7 @@ impl Core {
     }
 
     /// Asks, and waits until the daemon has accepted or refused.
-    pub async fn ask(&self, request: Request, caller: Caller) -> Result<(), Refusal> {
+    pub async fn ask(&self, request: Request, caller: Caller) -> Result<Answer, Refusal> {
         let (reply, answer) = oneshot::channel();
         let command = Command { request, caller, reply };
         self.commands.send(command).await.map_err(|_| Refusal::ShuttingDown)?;

@@ -1,10 +1,12 @@
 //! What somebody else changed in the kernel is put back, and told: each repair while they are few, a count once they are many.
 //! It knows neither what a tunnel holds in the kernel nor how that is made: it applies the present plan again.
 
-use super::Daemon;
+use super::{Daemon, Tampering, push};
 use crate::error::{Class, chain};
 use crate::kernel::KernelError;
-use crate::state::{Ended, Event, Failure, Moment, Phase, Reason, Wanted};
+use crate::state::{Ended, Event, Failure, Moment, Phase, Reason};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// This many lines in one window; what is more is counted, and told at its end.
@@ -16,42 +18,46 @@ const OTHERS: &str = "tunnels that are kept blocked";
 const WINDOW: Duration = Duration::from_secs(10);
 
 impl Daemon {
-    /// Something changed in the kernel: whatever of ours is not as it shall be is put back.
-    pub(super) async fn heal(&mut self) {
-        let mut ours = false;
-        let others = !self.others().is_empty();
-        if others
+    /// Something changed in the kernel: whatever of ours is not as it shall be is put back. Whether all was.
+    pub(super) async fn heal(&mut self) -> bool {
+        let mut well = true;
+        // What all tunnels have together first: the firewall holds what the rest lets out meanwhile.
+        if !self.in_force.plans().is_empty()
             || !self.in_force.unknown().is_empty()
-            || self.tunnels.values().any(|tunnel| tunnel.in_force != Wanted::Open)
+            || self.tunnels.values().any(|tunnel| tunnel.is_in_kernel())
         {
-            self.heal_host().await;
+            well &= self.heal_host().await;
         }
-        if others {
+        let mut ours = false;
+        if !self.others().is_empty() {
             ours = true;
-            let (changes, now) = (self.keep_others().await, self.now());
+            let changes = self.hold_others().await;
+            well &= changes.is_empty();
             if !changes.is_empty() {
-                tell(OTHERS, self.repairs.note(changes.join("; "), now));
+                let repair = self.repairs.note(changes.join("; "), self.now());
+                self.tell(OTHERS, repair);
             }
         }
         for name in self.names() {
-            if self.tunnels.get(&name).is_some_and(|tunnel| tunnel.in_force != Wanted::Open) {
+            if self.tunnels.get(&name).is_some_and(|tunnel| tunnel.is_in_kernel()) {
                 ours = true;
-                self.heal_one(&name).await;
+                well &= self.heal_one(&name).await;
             }
         }
         if ours {
             self.miss_rules().await;
         }
+        self.publish();
+        well
     }
 
-    /// What all tunnels have together first: the firewall holds what the rest lets out meanwhile.
-    async fn heal_host(&mut self) {
-        match self.apply_host().await {
-            Ok(changes) if changes.is_empty() => {}
-            Ok(changes) => {
-                let now = self.now();
-                tell(HOST, self.repairs.note(changes.join("; "), now));
-                self.publish();
+    async fn heal_host(&mut self) -> bool {
+        let repair = match self.apply_host().await {
+            Ok(changes) if changes.is_empty() => return true,
+            Ok(changes) => changes.join("; "),
+            // He goes on; so do the notices, and we.
+            Err(KernelError::UnstableFirewall) => {
+                "nft: replace our table, in vain: it is changed again at once".to_owned()
             }
             Err(error) => {
                 for name in self.names() {
@@ -59,25 +65,35 @@ impl Daemon {
                         self.not_healed(&name, &error).await;
                     }
                 }
+                return false;
             }
-        }
+        };
+        let repair = self.repairs.note(repair, self.now());
+        self.tell(HOST, repair);
+        self.publish();
+        false
     }
 
-    async fn heal_one(&mut self, name: &str) {
+    async fn heal_one(&mut self, name: &str) -> bool {
         let now = self.now();
-        let Some(tunnel) = self.tunnels.get_mut(name) else { return };
+        let Some(tunnel) = self.tunnels.get_mut(name) else { return true };
         let (wanted, plan) = (tunnel.wanted(), tunnel.plan(&self.groups));
         let applied = match self.kernel.apply(&plan).await {
             Ok(applied) => applied,
-            Err(error) => return self.not_healed(name, &error).await,
+            Err(error) => {
+                self.not_healed(name, &error).await;
+                return false;
+            }
         };
         (tunnel.in_force, tunnel.ifindex) = (wanted, applied.ifindex);
         // A session that did not notice, because its device was given another name or went to another namespace, carries
         // nothing any more.
         let lost = if tunnel.session_on == applied.ifindex { None } else { tunnel.session.take() };
         let lost = lost.zip(tunnel.state.session());
+        let well = applied.changes.is_empty() && lost.is_none();
         if !applied.changes.is_empty() {
-            tell(name, tunnel.repairs.note(applied.changes.join("; "), now));
+            let repair = tunnel.repairs.note(applied.changes.join("; "), now);
+            self.tell(name, repair);
             self.publish();
         }
         if let Some((session, id)) = lost {
@@ -86,6 +102,7 @@ impl Daemon {
             let failure = Failure::new(Reason::LinkLost, Class::Transient, text);
             self.feed(name, Event::Ended(id, Ended { failure, unheard: false })).await;
         }
+        well
     }
 
     /// Says it once; a timer of the state machine tries again, and so does the next notice.
@@ -108,12 +125,37 @@ impl Daemon {
         self.lost_rules = lost;
     }
 
+    /// Warns of links whose routes are used although nobody trusts them, once each.
+    pub(super) fn warn_of_foreign(&mut self, foreign: BTreeSet<(String, u32)>) {
+        for (link, group) in foreign.difference(&self.foreign_groups) {
+            log::warn!(
+                "{link} is in the link group {group}, which nobody trusts: while any interface is trusted, routes over {link} \
+                 are used before those of the tunnels, and only the firewall, where it blocks, holds what takes them; \
+                 `ip link set dev {link} group default` takes it out of the group, `trusted_interfaces` trusts it"
+            );
+        }
+        self.foreign_groups = foreign;
+    }
+
     /// Tells how often something was put back while that was too often to tell each time.
     pub(super) fn tell_counts(&mut self, now: Moment) {
-        tell(HOST, self.repairs.told(now));
-        for (name, tunnel) in &mut self.tunnels {
-            tell(name, tunnel.repairs.told(now));
+        let of_host = self.repairs.told(now);
+        self.tell(HOST, of_host);
+        for name in self.names() {
+            let of_tunnel = self.tunnels.get_mut(&name).and_then(|tunnel| tunnel.repairs.told(now));
+            self.tell(&name, of_tunnel);
         }
+        self.publish();
+    }
+
+    /// Tells what was put back: the log, and whoever reads the next snapshot.
+    fn tell(&mut self, name: &str, repair: Option<String>) {
+        let Some(repair) = repair else { return };
+        // Some commands are several lines.
+        let what = format!("somebody else changed what belongs to {name}; put back: {}", repair.replace('\n', "; "));
+        log::warn!(ENFTUN_TUNNEL = name; "{what}");
+        self.tampered += 1;
+        push(&mut self.tamperings, Arc::new(Tampering { number: self.tampered, what }));
     }
 }
 
@@ -153,13 +195,6 @@ impl Repairs {
         let untold = std::mem::take(&mut self.untold);
         let times = if untold == 1 { "once".to_owned() } else { format!("{untold} times") };
         Some(format!("{times} more within {} s, the last time: {}", WINDOW.as_secs(), std::mem::take(&mut self.last)))
-    }
-}
-
-/// Tells what was put back.
-fn tell(name: &str, repair: Option<String>) {
-    if let Some(repair) = repair {
-        log::warn!(ENFTUN_TUNNEL = name; "somebody else changed what belongs to {name}; put back: {repair}");
     }
 }
 

@@ -1,14 +1,13 @@
 //! What of ours the kernel of this host holds: the plan in force of each tunnel, in `in-force.json` of the runtime directory,
 //! and the lock that makes its holder the one writer. Whoever comes next, after a crash too, renders the same host from it.
 
-use super::targets::{replace, yield_to_owner_of};
+use crate::files::{Here, replace, yield_to_owner_of};
 use crate::plan::{Openings, Plan, Scope};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -39,8 +38,10 @@ impl Holder {
     }
 }
 
-/// How long one that holds the lock for moments is waited for: several nft runs and a plan.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a lock that somebody holds is tried again. What a killed process was just starting shares its lock for a moment.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The same where its holder will be done soon: several runs of nft, and a plan.
+const LONG_PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Why what is in force cannot be known or written.
@@ -62,21 +63,6 @@ pub enum InForceError {
         /// Why.
         source: io::Error,
     },
-}
-
-/// The namespace whose kernel state a file tells of: a boot and a network namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Here {
-    boot: String,
-    namespace: u64,
-}
-
-impl Here {
-    /// That of the calling thread.
-    pub fn now() -> io::Result<Self> {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
-        Ok(Self { boot, namespace: fs::metadata("/proc/thread-self/ns/net")?.ino() })
-    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -220,10 +206,11 @@ impl InForceError {
 }
 
 fn wait_for_lock(path: &Path, holder: Holder) -> Result<Flock<File>, InForceError> {
-    let end = Instant::now() + PATIENCE;
+    let begun = Instant::now();
+    let patience = |holder: &str| if is_brief(holder) { LONG_PATIENCE } else { PATIENCE };
     loop {
         match lock(path, holder) {
-            Err(InForceError::Locked { holder, .. }) if is_brief(&holder) && Instant::now() < end => {
+            Err(InForceError::Locked { holder, .. }) if begun.elapsed() < patience(&holder) => {
                 std::thread::sleep(PAUSE);
             }
             result => return result,

@@ -2,8 +2,8 @@
 //! blocks, in `last-plans.json` of the state directory. It is written when that changes, which is when the configuration does.
 //! A tunnel that is not here was opened by its user, or was never there.
 
-use super::targets::{replace, set_aside};
 use crate::error::chain;
+use crate::files::{replace, set_aside};
 use crate::plan::Plan;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

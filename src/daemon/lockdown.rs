@@ -45,9 +45,17 @@ pub enum LockdownError {
         /// What blocks.
         how: &'static str,
     },
-    /// The kernel does not do as it is told. What is in force already blocks.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
+    /// The kernel cannot be told.
+    #[error("{why}; {now}", now = if *.blocked { EMERGENCY } else { "nothing is blocked" })]
+    Kernel {
+        /// Why.
+        why: KernelError,
+        /// Whether everything is blocked.
+        blocked: bool,
+    },
+    /// The plan does not come into force. What is in force already blocks.
+    #[error("block it as configured")]
+    Apply(#[from] KernelError),
     /// The daemon keeps this host, and cannot be asked.
     #[error("{holder}, or have it block {tunnel}: `enftunctl lockdown {tunnel} on`")]
     HandOver {
@@ -72,7 +80,7 @@ impl LockdownError {
     pub fn class(&self) -> Class {
         match self {
             Self::Configuration { .. } => Class::Configuration,
-            Self::Kernel(error) => error.class(),
+            Self::Kernel { why: error, .. } | Self::Apply(error) => error.class(),
             Self::HandOver { .. } | Self::Privileges { .. } | Self::InForce { .. } | Self::Runtime(_) => {
                 Class::Environment
             }
@@ -110,18 +118,11 @@ async fn without_privileges(options: &program::Options, name: &str, why: Privile
 
 /// The emergency policy alone, knowing nothing.
 async fn block_everything() -> bool {
-    let host = Host { firewall: Some(plan::emergency()), ..Host::default() };
-    let done = match Kernel::new(nix::unistd::geteuid().as_raw()) {
-        Ok(mut kernel) => kernel.apply_host(&host).await,
-        Err(error) => Err(error),
-    };
-    match done {
-        Ok(_) => true,
-        Err(error) => {
-            log::error!("{}", chain(&error));
-            false
-        }
+    let done = Kernel::block_everything().await;
+    if let Err(error) = &done {
+        log::error!("{}", chain(error));
     }
+    done.is_ok()
 }
 
 async fn lock_down(options: &program::Options, name: &str, uid: u32) -> Result<(), LockdownError> {
@@ -130,9 +131,12 @@ async fn lock_down(options: &program::Options, name: &str, uid: u32) -> Result<(
         Err(held @ InForceError::Locked { .. }) => return hand_over(options, name, held).await,
         Err(why) => return Err(LockdownError::InForce { why, blocked: block_everything().await }),
     };
-    let mut kernel = Kernel::new(uid)?;
     // Whoever comes next finds it written down, also when this ends here.
     note(name, in_force.set_unknown(name));
+    let mut kernel = match Kernel::new(uid, &options.paths.runtime) {
+        Ok(kernel) => kernel,
+        Err(why) => return Err(LockdownError::Kernel { why, blocked: block_everything().await }),
+    };
     if let Err(error) = apply_host(&mut kernel, &in_force).await {
         // The rules can still be had.
         log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));

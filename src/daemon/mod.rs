@@ -13,14 +13,15 @@ pub mod snapshot;
 mod supervised;
 pub mod targets;
 
-pub use command::{Caller, Command, Core, Refusal, Request};
-pub use snapshot::{Snapshot, Transition, TunnelSnapshot};
+pub use command::{Answer, Caller, Command, Core, Refusal, Request};
+pub use snapshot::{Snapshot, Tampering, Transition, TunnelSnapshot};
 
 use crate::config::{self, Config, Group, Kind, Loaded, Lockdown};
 use crate::error::{Class, chain};
-use crate::kernel::{Applied, Kernel, KernelError, Watch};
+use crate::files;
+use crate::kernel::{Applied, HostApplied, Kernel, KernelError, Watch};
 use crate::paths::Paths;
-use crate::plan::{Host, Openings};
+use crate::plan::{Host, Openings, Plan};
 use crate::state::{Effect, Ended, Event, Failure, Moment, Phase, Reason, SessionId, Target, Tick, Wanted};
 use crate::sys::clock::ClockWatch;
 use crate::tunnel::enf::session::{self, Spec};
@@ -30,7 +31,7 @@ use healing::Repairs;
 use in_force::InForce;
 use last_plans::LastPlans;
 use log::LevelFilter;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
@@ -56,6 +57,8 @@ pub struct Daemon {
     repairs: Repairs,
     /// Rules of the host's own that were not there at the last look.
     lost_rules: Vec<&'static str>,
+    /// Links in groups that are not ours, at the last look.
+    foreign_groups: BTreeSet<(String, u32)>,
     /// The level in the configuration file.
     log_level: LevelFilter,
     /// Trusted interface groups.
@@ -75,6 +78,8 @@ pub struct Daemon {
     published: watch::Sender<Arc<Snapshot>>,
     history: VecDeque<Arc<Transition>>,
     transitions: u64,
+    tamperings: VecDeque<Arc<Tampering>>,
+    tampered: u64,
     clock: ClockWatch,
     started: Instant,
     started_at: SystemTime,
@@ -109,6 +114,7 @@ impl Daemon {
             watch: Watch::new()?,
             repairs: Repairs::default(),
             lost_rules: Vec::new(),
+            foreign_groups: BTreeSet::new(),
             log_level: config.daemon.log_level,
             groups: config.groups,
             tunnels,
@@ -123,6 +129,8 @@ impl Daemon {
             published,
             history: VecDeque::new(),
             transitions: 0,
+            tamperings: VecDeque::new(),
+            tampered: 0,
             clock: ClockWatch::new()?,
             started: Instant::now(),
             started_at: SystemTime::now(),
@@ -154,7 +162,7 @@ impl Daemon {
                     Some(command) if command.request == Request::Shutdown => {
                         log::info!("shutting down, asked by {}; what is blocked stays blocked", command.caller);
                         self.stop_sessions().await;
-                        let _ = command.reply.send(Ok(()));
+                        let _ = command.reply.send(Ok(Answer::Done));
                         return;
                     }
                     Some(command) => self.obey(command).await,
@@ -162,7 +170,7 @@ impl Daemon {
                 },
                 Some((name, session, event)) = self.events.recv() => self.heard(&name, session, event).await,
                 () = tokio::time::sleep(sleep) => self.wake().await,
-                () = self.watch.changed() => self.heal().await,
+                () = self.watch.changed() => drop(self.heal().await),
                 () = self.clock.set() => {
                     log::info!("the wall clock was set");
                     for name in self.names() {
@@ -193,10 +201,12 @@ impl Daemon {
             Request::Connect(name) => self.ask(name, &caller, "connect", Event::Connect(Reason::User)).await,
             Request::Disconnect(name) => self.ask(name, &caller, "disconnect", Event::Disconnect).await,
             Request::Reconnect(name) => self.ask(name, &caller, "reconnect", Event::Reconnect(Reason::User)).await,
-            Request::SetLockdown(name, on) => self.set_lockdown(name, *on, &caller).await,
+            Request::SetLockdown(name, on) => self.set_lockdown(name, *on, &caller).await.map(|()| Answer::Done),
             Request::Reload => self.reload(&caller).await,
+            Request::Verify => Ok(Answer::Verified(self.heal().await)),
+            Request::Plan(name) => self.plan_text(name).map(Answer::Plan),
             // The loop takes it before it gets here.
-            Request::Shutdown => Ok(()),
+            Request::Shutdown => Ok(Answer::Done),
         };
         if let Err(refusal) = &answer {
             log::warn!("refused {request:?} of {caller}: {refusal}");
@@ -204,7 +214,7 @@ impl Daemon {
         let _ = reply.send(answer);
     }
 
-    async fn ask(&mut self, name: &str, caller: &Caller, verb: &str, event: Event) -> Result<(), Refusal> {
+    async fn ask(&mut self, name: &str, caller: &Caller, verb: &str, event: Event) -> Result<Answer, Refusal> {
         let tunnel = self.tunnels.get(name).ok_or_else(|| Refusal::NotFound(name.to_owned()))?;
         if verb == "reconnect" && tunnel.state.target == Target::Down {
             return Err(Refusal::WrongState(format!(
@@ -213,7 +223,15 @@ impl Daemon {
         }
         log::info!(ENFTUN_TUNNEL = name; "{verb} {name}, asked by {caller}");
         self.feed(name, event).await;
-        Ok(())
+        Ok(Answer::Done)
+    }
+
+    /// What the kernel shall hold now: what all tunnels need together, this one as it shall be, and then its own.
+    fn plan_text(&self, name: &str) -> Result<String, Refusal> {
+        let tunnel = self.tunnels.get(name).ok_or_else(|| Refusal::NotFound(name.to_owned()))?;
+        let plan = tunnel.plan(&self.groups);
+        let nothing = if plan == plan.scope.empty() { "# nothing of its own\n" } else { "" };
+        Ok(format!("# tunnel {name}, {}\n{nothing}{}{plan}", tunnel.state.phase, self.host(Some((name, &plan)))))
     }
 
     async fn heard(&mut self, name: &str, session: SessionId, event: SessionEvent) {
@@ -269,11 +287,24 @@ impl Daemon {
         }
     }
 
+    /// What all tunnels need together, as their plans in force have it, and one of them by this plan.
+    fn host(&self, one: Option<(&str, &Plan)>) -> Host {
+        let of = |name: &str| one.filter(|(one, _)| *one == name).map(|(_, plan)| plan);
+        let ours = self.tunnels.iter().map(|(name, tunnel)| of(name).unwrap_or(&tunnel.applied));
+        let others = self.in_force.plans().iter().filter(|(name, _)| !self.tunnels.contains_key(*name));
+        let emergency = !self.in_force.unknown().is_empty();
+        Host::with(ours.chain(others.map(|(_, plan)| plan)), self.kernel.owner(), emergency)
+    }
+
     /// Brings what all tunnels need together into force, as their plans in force have it.
     async fn apply_host(&mut self) -> Result<Vec<String>, KernelError> {
-        let plans = self.plans_in_force();
-        let host = Host::with(&plans, self.kernel.owner(), !self.in_force.unknown().is_empty());
-        self.kernel.apply_host(&host).await
+        let host = self.host(None);
+        let HostApplied { changes, arrived, foreign } = self.kernel.apply_host(&host).await?;
+        for member in arrived {
+            log::info!("a trusted interface is there: {member}");
+        }
+        self.warn_of_foreign(foreign);
+        Ok(changes)
     }
 
     async fn wake(&mut self) {
@@ -349,7 +380,7 @@ impl Daemon {
     async fn apply(&mut self, name: &str) -> Event {
         let Some(tunnel) = self.tunnels.get(name) else { return Event::Applied };
         let wanted = tunnel.wanted();
-        let applied = match self.enforce(name, &wanted).await {
+        let applied = match self.enforce(name).await {
             Ok(applied) => applied,
             Err(error) => return Event::ApplyFailed(Failure::from(&error)),
         };
@@ -368,14 +399,20 @@ impl Daemon {
 
     /// Brings the plan of one tunnel into force: first all that holds traffic, then what is behind the firewall, and last what
     /// lets traffic pass.
-    async fn enforce(&mut self, name: &str, wanted: &Wanted) -> Result<Applied, KernelError> {
+    async fn enforce(&mut self, name: &str) -> Result<Applied, KernelError> {
         let Some(tunnel) = self.tunnels.get_mut(name) else { return Ok(Applied::default()) };
-        let plan = tunnel.plan(&self.groups);
-        if *wanted != Wanted::Open {
+        let (wanted, plan) = (tunnel.wanted(), tunnel.plan(&self.groups));
+        if wanted != Wanted::Open {
             note(name, self.in_force.set(name, &plan));
         }
         tunnel.applied.tighten(&plan);
-        let mut changes = self.apply_host().await?;
+        let mut changes = match self.apply_host().await {
+            Ok(changes) => changes,
+            Err(error) => {
+                self.hold_by_routing(name, &wanted, &plan).await;
+                return Err(error);
+            }
+        };
         let mut applied = self.kernel.apply(&plan).await?;
         changes.append(&mut applied.changes);
         if let Some(tunnel) = self.tunnels.get_mut(name).filter(|tunnel| tunnel.applied != plan) {
@@ -384,7 +421,7 @@ impl Daemon {
         }
         // The new plan is in force; only now what former ones alone had may go.
         self.retire(name, &plan.scope).await;
-        if *wanted == Wanted::Open {
+        if wanted == Wanted::Open {
             note(name, self.in_force.forget(name));
             self.last_plans.forget(name);
         } else {
@@ -393,9 +430,24 @@ impl Daemon {
         Ok(Applied { changes, ..applied })
     }
 
+    /// Without the firewall, routing holds what it can; it opens nothing.
+    async fn hold_by_routing(&mut self, name: &str, wanted: &Wanted, plan: &Plan) {
+        if !matches!(wanted, Wanted::Blocked | Wanted::Connecting) {
+            return;
+        }
+        match self.kernel.apply(plan).await {
+            Ok(applied) => {
+                if let Some(tunnel) = self.tunnels.get_mut(name) {
+                    (tunnel.in_force, tunnel.ifindex) = (wanted.clone(), applied.ifindex);
+                }
+            }
+            Err(error) => log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error)),
+        }
+    }
+
     /// Reads the configuration again. With errors nothing changes; otherwise what changed is applied: a tunnel whose
     /// retry, autoconnect, lockdown or name servers alone changed keeps its session, any other change starts a new one.
-    async fn reload(&mut self, caller: &Caller) -> Result<(), Refusal> {
+    async fn reload(&mut self, caller: &Caller) -> Result<Answer, Refusal> {
         log::info!("reload, asked by {caller}");
         let loaded: Loaded = config::load(&self.paths.config);
         for finding in &loaded.findings {
@@ -428,7 +480,7 @@ impl Daemon {
         self.forget_others().await;
         self.regroup().await;
         self.publish();
-        Ok(())
+        Ok(Answer::Done)
     }
 
     /// Applies again what changed with the trusted groups alone.
@@ -511,25 +563,24 @@ impl Daemon {
         log::log!(target: STATES, level, ENFTUN_TUNNEL = name, ENFTUN_STATE = state.phase.as_str(), ENFTUN_REASON = state.reason.as_str();
             "{name} is {}{detail}", state.phase);
         self.transitions += 1;
-        if self.history.len() == snapshot::HISTORY {
-            self.history.pop_front();
-        }
-        self.history.push_back(Arc::new(Transition {
+        let transition = Transition {
             number: self.transitions,
             tunnel: name.to_owned(),
             new: state.phase,
             old,
             reason: state.reason,
             error: state.last_failure.clone().filter(|_| matches!(state.phase, Phase::Error | Phase::Reconnecting)),
-        }));
+        };
+        push(&mut self.history, Arc::new(transition));
         self.publish();
     }
 
     fn publish(&self) {
+        let firewall = self.kernel.firewall();
         let tunnels = self
             .tunnels
             .iter()
-            .map(|(name, tunnel)| (name.clone(), Arc::new(tunnel.snapshot(self.started_at))))
+            .map(|(name, tunnel)| (name.clone(), Arc::new(tunnel.snapshot(self.started_at, firewall.in_force))))
             .collect();
         self.published.send_modify(|snapshot| {
             *snapshot = Arc::new(Snapshot {
@@ -538,6 +589,9 @@ impl Daemon {
                 tunnels,
                 history: self.history.clone(),
                 transitions: self.transitions,
+                firewall: firewall.clone(),
+                tamperings: self.tamperings.clone(),
+                tampered: self.tampered,
             });
         });
     }
@@ -553,6 +607,14 @@ fn note<E: std::error::Error + 'static>(name: &str, done: Result<(), E>) {
 fn lockdown(tunnel: &config::Tunnel) -> Lockdown {
     let Kind::Enf(enf) = &tunnel.kind;
     enf.route.lockdown
+}
+
+/// Remembers what a snapshot shows, and forgets the oldest.
+fn push<T>(history: &mut VecDeque<Arc<T>>, latest: Arc<T>) {
+    if history.len() == snapshot::HISTORY {
+        history.pop_front();
+    }
+    history.push_back(latest);
 }
 
 /// Only what the supervisor itself runs by changed.
@@ -571,7 +633,7 @@ fn write_address(tunnel: &Supervised) {
     let Kind::Enf(enf) = &tunnel.config.kind;
     let (Some(path), Some(link)) = (&enf.identity.ip_file, &tunnel.state.link) else { return };
     let Some(address) = link.addresses.first() else { return };
-    if let Err(error) = targets::replace(path, format!("{}\n", address.addr()).as_bytes(), 0o644) {
+    if let Err(error) = files::replace(path, format!("{}\n", address.addr()).as_bytes(), 0o644) {
         log::warn!(ENFTUN_TUNNEL = tunnel.config.name.as_str(); "write the own address to {}: {error}", path.display());
     }
 }

@@ -86,7 +86,7 @@ async fn serve(options: &Options, uid: u32) -> Result<(), StartError> {
     for tunnel in &broken {
         log::error!(ENFTUN_TUNNEL = tunnel.as_str(); "{tunnel} is not there until its file is mended and reloaded (`enftunctl check`)");
     }
-    let kernel = Kernel::new(uid)?;
+    let kernel = Kernel::new(uid, &options.paths.runtime)?;
     let targets = Targets::recover(&options.paths.state);
     let last_plans = LastPlans::load(&options.paths.state);
     let (mut daemon, core) = Daemon::new(options.paths.clone(), config, kernel, in_force, last_plans, targets)?;

@@ -2,6 +2,7 @@
 //! metrics) answers from the latest one and never waits.
 
 use crate::config::Dns;
+use crate::kernel::Firewall;
 use crate::state::{Failure, Phase, Reason, Target, Tls};
 use crate::tunnel::Counters;
 use ipnet::IpNet;
@@ -9,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// How many changes of state a snapshot remembers; a reader that is slower than that misses signals, never state.
+/// How many changes of state and how many repairs a snapshot remembers; a reader that is slower than that misses signals, never state.
 pub const HISTORY: usize = 64;
 
 /// The daemon at one moment.
@@ -25,6 +26,21 @@ pub struct Snapshot {
     pub history: VecDeque<Arc<Transition>>,
     /// How many changes there have been in all.
     pub transitions: u64,
+    /// The host's firewall.
+    pub firewall: Firewall,
+    /// The latest repairs of what somebody else changed, as they were told, oldest first.
+    pub tamperings: VecDeque<Arc<Tampering>>,
+    /// How many of them there have been in all.
+    pub tampered: u64,
+}
+
+/// Something that was put back, or how often things were put back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tampering {
+    /// Its number, counted from 1.
+    pub number: u64,
+    /// What belonged to whom, and what was done: one line.
+    pub what: String,
 }
 
 /// One change of a tunnel's state.
@@ -65,7 +81,8 @@ pub struct TunnelSnapshot {
     pub attempt: u32,
     /// When the next attempt is due.
     pub next_attempt: Option<SystemTime>,
-    /// Traffic that belongs in the tunnel has no other way out right now.
+    /// Traffic that belongs in the tunnel has no other way out right now: the firewall is in force, or, under
+    /// `lockdown = "off"`, the routing.
     pub blocking: bool,
     /// The device's name, when the kind has one.
     pub interface: Option<String>,
@@ -116,6 +133,6 @@ impl Snapshot {
 
     /// Traffic that belongs in some tunnel has no other way out right now.
     pub fn blocking(&self) -> bool {
-        !self.kept.is_empty() || self.tunnels.values().any(|tunnel| tunnel.blocking)
+        (!self.kept.is_empty() && self.firewall.in_force) || self.tunnels.values().any(|tunnel| tunnel.blocking)
     }
 }

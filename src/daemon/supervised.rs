@@ -92,7 +92,20 @@ impl Supervised {
         &enf.tun.dev
     }
 
-    pub fn snapshot(&self, started: SystemTime) -> TunnelSnapshot {
+    /// Something of it is in the kernel, or may be.
+    pub fn is_in_kernel(&self) -> bool {
+        self.in_force != Wanted::Open || self.applied != self.applied.scope.empty()
+    }
+
+    /// The firewall holds more than routing can, and all of it even without routing. Where it is promised, its word counts.
+    fn blocking(&self, firewall_in_force: bool) -> bool {
+        match self.applied.policy {
+            Some(_) => firewall_in_force,
+            None => self.in_force != Wanted::Open,
+        }
+    }
+
+    pub fn snapshot(&self, started: SystemTime, firewall_in_force: bool) -> TunnelSnapshot {
         let Kind::Enf(enf) = &self.config.kind;
         let link = self.state.link.as_ref().filter(|_| self.state.phase == Phase::Connected);
         let there = matches!(self.in_force, Wanted::Connecting | Wanted::Connected(_));
@@ -106,7 +119,7 @@ impl Supervised {
             last_error: self.state.last_failure.clone(),
             attempt: self.state.attempt,
             next_attempt: self.state.next_attempt.map(|at| started + at),
-            blocking: self.in_force != Wanted::Open,
+            blocking: self.blocking(firewall_in_force),
             interface: Some(enf.tun.dev.clone()),
             ifindex: self.ifindex.filter(|_| there),
             mtu: enf.tun.mtu,

@@ -3,11 +3,10 @@
 
 use crate::config::Lockdown;
 use crate::error::chain;
+use crate::files::{replace, set_aside};
 use crate::state::Target;
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 use std::{fs, io};
 
 /// Why the targets could not be kept.
@@ -158,46 +157,6 @@ impl Targets {
             .map_err(|source| TargetsError::Damaged { path: path.clone(), source })?;
         replace(path, &text, 0o600).map_err(|source| TargetsError::Write { path: path.clone(), source })
     }
-}
-
-/// Replaces a file as a whole: a reader sees the old or the new content, also after a power cut.
-pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let mut file = tempfile::Builder::new()
-        .prefix(".enftun-")
-        .permissions(fs::Permissions::from_mode(mode))
-        .tempfile_in(directory)?;
-    file.write_all(content)?;
-    file.as_file().sync_all()?;
-    yield_to_owner_of(directory, file.as_file());
-    file.persist(path).map_err(|error| error.error)?;
-    fs::File::open(directory)?.sync_all()
-}
-
-/// Root's files in a directory of the daemon's user are that user's: the daemon is not root. Where that cannot be, they stay
-/// as they are.
-pub(super) fn yield_to_owner_of(directory: &Path, file: &fs::File) {
-    use std::os::unix::fs::{MetadataExt, fchown};
-    if nix::unistd::geteuid().is_root()
-        && let Ok(owner) = fs::metadata(directory)
-        && let Err(error) = fchown(file, Some(owner.uid()), Some(owner.gid()))
-    {
-        log::debug!("give a file to the owner of {}: {error}", directory.display());
-    }
-}
-
-/// Gives a damaged file another name, which is returned.
-pub(super) fn set_aside(path: &Path) -> io::Result<PathBuf> {
-    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".damaged-{seconds}"));
-    let aside = path.with_file_name(name);
-    if aside.symlink_metadata().is_ok() {
-        return Err(io::ErrorKind::AlreadyExists.into());
-    }
-    fs::rename(path, &aside)?;
-    Ok(aside)
 }
 
 #[cfg(test)]

@@ -145,6 +145,18 @@ pub struct DaemonInfo {
     pub state: String,
     /// Something is blocked right now.
     pub blocking: bool,
+    /// The host's firewall.
+    pub firewall: FirewallInfo,
+}
+
+/// The host's firewall. Times are microseconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "each field is the property of that name; docs/dbus.md describes them")]
+pub struct FirewallInfo {
+    pub table: String,
+    pub in_force: bool,
+    pub generation: u32,
+    pub last_verified: Option<u64>,
 }
 
 /// One tunnel: the properties of its object, absent values as none. Times are microseconds since 1970.
@@ -226,12 +238,13 @@ impl Client {
         Ok(Self { connection })
     }
 
-    /// Everything the daemon shows, in one call.
+    /// Everything the daemon shows.
     pub async fn overview(&self) -> Result<Overview, ClientError> {
         let objects = ObjectManagerProxy::new(&self.connection, NAME, path::ROOT).await?.get_managed_objects().await?;
-        let daemon = fdo::PropertiesProxy::new(&self.connection, NAME, path::ROOT).await?;
-        let interface = zbus::names::InterfaceName::from_static_str_unchecked("org.enftun.Enftun1.Manager");
-        let mut daemon = daemon.get_all(interface).await?;
+        let root = fdo::PropertiesProxy::new(&self.connection, NAME, path::ROOT).await?;
+        let of = zbus::names::InterfaceName::from_static_str_unchecked;
+        let mut daemon = root.get_all(of("org.enftun.Enftun1.Manager")).await?;
+        let mut firewall = root.get_all(of("org.enftun.Enftun1.Firewall")).await?;
         let mut tunnels = Vec::new();
         for mut interfaces in objects.into_values() {
             let tunnel = interfaces.remove("org.enftun.Enftun1.Tunnel");
@@ -245,6 +258,12 @@ impl Client {
             version: take(&mut daemon, "Version")?,
             state: take(&mut daemon, "State")?,
             blocking: take(&mut daemon, "Blocking")?,
+            firewall: FirewallInfo {
+                table: take(&mut firewall, "Table")?,
+                in_force: take(&mut firewall, "InForce")?,
+                generation: take(&mut firewall, "Generation")?,
+                last_verified: some(take(&mut firewall, "LastVerified")?),
+            },
         };
         Ok(Overview { daemon, tunnels })
     }

@@ -1,8 +1,8 @@
 //! Follows the daemon's snapshots and tells the bus what changed: objects that came and went, the properties that have
-//! another value, and every change of state in order. One task; it alone sends signals.
+//! another value, every change of state in order, and every repair. One task; it alone sends signals.
 
 use super::gate::Gate;
-use super::objects::{Manager, Statistics, Tunnel};
+use super::objects::{Firewall, Manager, Statistics, Tunnel};
 use super::path;
 use crate::daemon::{Core, Snapshot, TunnelSnapshot};
 use std::borrow::Cow;
@@ -20,6 +20,8 @@ type Values = HashMap<String, OwnedVariant>;
 struct Served<I> {
     object: I,
     told: Values,
+    /// Properties that are read and not told.
+    silent: &'static [&'static str],
 }
 
 struct Entry {
@@ -34,9 +36,12 @@ pub(super) struct Follower {
     announced: watch::Sender<u64>,
     gate: Gate,
     manager: Served<Manager>,
+    firewall: Served<Firewall>,
     tunnels: BTreeMap<String, Entry>,
     /// The number of the last change of state that was told.
     told: u64,
+    /// The number of the last repair that was told.
+    told_of_repairs: u64,
 }
 
 impl Follower {
@@ -47,15 +52,18 @@ impl Follower {
         let (announced, heard) = watch::channel(first.generation);
         let (shown, seen) = watch::channel(first.clone());
         let gate = Gate::new(core, own_uid, heard);
-        let manager = Manager { gate: gate.clone(), shown: seen };
+        let manager = Manager { gate: gate.clone(), shown: seen.clone() };
+        let firewall = Firewall { gate: gate.clone(), shown: seen };
         let mut follower = Self {
             snapshots,
             shown,
             announced,
             gate,
-            manager: Served { object: manager, told: Values::new() },
+            manager: Served { object: manager, told: Values::new(), silent: &[] },
+            firewall: Served { object: firewall, told: Values::new(), silent: &Firewall::SILENT },
             tunnels: BTreeMap::new(),
             told: first.transitions,
+            told_of_repairs: first.tampered,
         };
         for tunnel in first.tunnels.values() {
             follower.tunnels.insert(tunnel.name.clone(), follower.entry(tunnel));
@@ -66,12 +74,15 @@ impl Follower {
     fn entry(&self, snapshot: &Arc<TunnelSnapshot>) -> Entry {
         let (current, seen) = watch::channel(snapshot.clone());
         let object = Tunnel { name: snapshot.name.clone(), gate: self.gate.clone(), current: seen };
-        Entry { current, tunnel: Served { object, told: Values::new() } }
+        Entry { current, tunnel: Served { object, told: Values::new(), silent: &[] } }
     }
 
     /// Registers every object of the present snapshot, before anybody can call.
     pub fn register<'a>(&self, mut builder: Builder<'a>) -> Builder<'a> {
-        builder = builder.serve_at(path::ROOT, ObjectManager).serve_at(path::ROOT, self.manager.object.clone());
+        builder = builder
+            .serve_at(path::ROOT, ObjectManager)
+            .serve_at(path::ROOT, self.firewall.object.clone())
+            .serve_at(path::ROOT, self.manager.object.clone());
         for (name, entry) in &self.tunnels {
             let path = path::of_tunnel(name).into_inner();
             builder = builder
@@ -84,6 +95,7 @@ impl Follower {
     /// Runs until the connection fails or the daemon is gone.
     pub async fn run(mut self, connection: &Connection) -> zbus::Result<()> {
         self.manager.told = values(&self.manager.object, connection, path::ROOT).await?;
+        self.firewall.told = values(&self.firewall.object, connection, path::ROOT).await?;
         for (name, entry) in &mut self.tunnels {
             entry.tunnel.told = values(&entry.tunnel.object, connection, &path::of_tunnel(name)).await?;
         }
@@ -118,6 +130,8 @@ impl Follower {
             }
         }
         self.manager.tell(connection, path::ROOT).await?;
+        self.firewall.tell(connection, path::ROOT).await?;
+        self.tell_repairs(&next, connection).await?;
         self.tell_transitions(&next, connection).await?;
         let gone: Vec<String> = self.tunnels.keys().filter(|name| !next.tunnels.contains_key(*name)).cloned().collect();
         for name in gone {
@@ -138,6 +152,17 @@ impl Follower {
         server.at(&path, Statistics { current: entry.current.subscribe() }).await?;
         server.at(&path, entry.tunnel.object.clone()).await?;
         self.tunnels.insert(snapshot.name.clone(), entry);
+        Ok(())
+    }
+
+    async fn tell_repairs(&mut self, next: &Snapshot, connection: &Connection) -> zbus::Result<()> {
+        let emitter = SignalEmitter::new(connection, path::ROOT)?;
+        for tampering in &next.tamperings {
+            if tampering.number > self.told_of_repairs {
+                self.told_of_repairs = tampering.number;
+                Firewall::tampered(&emitter, &tampering.what).await?;
+            }
+        }
         Ok(())
     }
 
@@ -167,7 +192,7 @@ impl<I: Interface> Served<I> {
         let now = values(&self.object, connection, path).await?;
         let changed: HashMap<&str, Variant<'_>> = now
             .iter()
-            .filter(|(name, value)| self.told.get(*name) != Some(value))
+            .filter(|(name, value)| self.told.get(*name) != Some(value) && !self.silent.contains(&name.as_str()))
             .map(|(name, value)| Ok((name.as_str(), Variant::try_from(value)?)))
             .collect::<zbus::Result<_>>()?;
         if !changed.is_empty() {

@@ -2,23 +2,30 @@
 //! tunnels.
 
 use super::fault::Fault;
-use crate::daemon::{Caller, Core, Request};
-use tokio::sync::watch;
+use crate::daemon::{Answer, Caller, Core, Request};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
 use zbus::Connection;
 use zbus::message::Header;
 
-/// What every object needs to carry out a call that changes something.
+/// How long somebody who asks for a look waits. Callers themselves commonly give up after 25 s.
+const LOOK: Duration = Duration::from_secs(20);
+
+/// What every object needs to carry out a call that the daemon itself must answer.
 #[derive(Clone, Debug)]
 pub(super) struct Gate {
     core: Core,
     own_uid: u32,
     announced: watch::Receiver<u64>,
+    looking: Arc<Mutex<()>>,
 }
 
 impl Gate {
     /// `announced` says up to which generation of snapshots all signals are on their way.
     pub fn new(core: Core, own_uid: u32, announced: watch::Receiver<u64>) -> Self {
-        Self { core, own_uid, announced }
+        Self { core, own_uid, announced, looking: Arc::default() }
     }
 
     /// Asks the daemon on behalf of the sender of `header`. Returns once the signals of what the request caused at once
@@ -43,9 +50,29 @@ impl Gate {
             ));
         }
         self.core.ask(request, caller).await?;
+        self.announced().await;
+        Ok(())
+    }
+
+    /// Asks for what everybody may know. One at a time, so that nobody can fill the daemon's queue with it.
+    pub async fn look(&self, request: Request, connection: &Connection, header: &Header<'_>) -> Result<Answer, Fault> {
+        let caller = caller(connection, header).await?;
+        let look = async {
+            let _turn = self.looking.lock().await;
+            let answer = self.core.ask(request, caller).await?;
+            self.announced().await;
+            Ok(answer)
+        };
+        timeout(LOOK, look).await.unwrap_or_else(|_| {
+            let text = format!("enftund is busy with the kernel for more than {} s; try again", LOOK.as_secs());
+            Err(Fault::ours("Timeout", text))
+        })
+    }
+
+    /// Waits until the signals of all that has happened so far are sent.
+    async fn announced(&self) {
         let generation = self.core.snapshot().generation;
         let _ = self.announced.clone().wait_for(|announced| *announced >= generation).await;
-        Ok(())
     }
 }
 

@@ -4,7 +4,8 @@
 use super::fault::Fault;
 use super::gate::Gate;
 use super::path;
-use crate::daemon::{Refusal, Request, Snapshot, TunnelSnapshot};
+use crate::daemon::{Answer, Refusal, Request, Snapshot, TunnelSnapshot};
+use crate::plan::TABLE;
 use crate::state::Reason;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -61,6 +62,19 @@ impl Manager {
         self.gate.ask(Request::SetLockdown(tunnel.to_owned(), on), 0, connection, &header).await
     }
 
+    #[zbus(out_args("plan"))]
+    async fn get_plan(
+        &self,
+        tunnel: String,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<String, Fault> {
+        match self.gate.look(Request::Plan(tunnel), connection, &header).await? {
+            Answer::Plan(text) => Ok(text),
+            Answer::Done | Answer::Verified(_) => Err(Fault::ours("Failed", "the daemon answered something else")),
+        }
+    }
+
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> &'static str {
         env!("CARGO_PKG_VERSION")
@@ -79,6 +93,58 @@ impl Manager {
     #[zbus(property)]
     fn tunnels(&self) -> Vec<OwnedObjectPath> {
         self.shown.borrow().tunnels.keys().map(|name| path::of_tunnel(name)).collect()
+    }
+}
+
+/// `org.enftun.Enftun1.Firewall`.
+#[derive(Clone)]
+pub(super) struct Firewall {
+    pub gate: Gate,
+    pub shown: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Firewall {
+    /// Properties without a signal: the text is long, and both change much oftener than anybody needs to know.
+    pub const SILENT: [&str; 2] = ["Policy", "LastVerified"];
+}
+
+#[interface(name = "org.enftun.Enftun1.Firewall", introspection_docs = false)]
+impl Firewall {
+    #[zbus(out_args("well"))]
+    async fn verify(
+        &self,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<bool, Fault> {
+        Ok(self.gate.look(Request::Verify, connection, &header).await? == Answer::Verified(true))
+    }
+
+    #[zbus(signal)]
+    pub async fn tampered(emitter: &SignalEmitter<'_>, what: &str) -> zbus::Result<()>;
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn policy(&self) -> String {
+        self.shown.borrow().firewall.policy.to_string()
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn table(&self) -> String {
+        format!("inet {TABLE}")
+    }
+
+    #[zbus(property)]
+    fn in_force(&self) -> bool {
+        self.shown.borrow().firewall.in_force
+    }
+
+    #[zbus(property)]
+    fn generation(&self) -> u32 {
+        self.shown.borrow().firewall.generation
+    }
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn last_verified(&self) -> u64 {
+        self.shown.borrow().firewall.verified.map(usec).unwrap_or_default()
     }
 }
 

@@ -31,6 +31,11 @@ pub enum Happening {
         /// The failure that is the reason, if one is.
         error: Option<String>,
     },
+    /// Something was put back that somebody else had changed.
+    Tampered {
+        /// What, in one line.
+        what: String,
+    },
     /// The daemon came onto the bus.
     Here,
     /// The daemon left the bus.
@@ -127,8 +132,12 @@ impl Watch {
 
     fn read(&mut self, message: &Message) -> Option<Happening> {
         let header = message.header();
+        let (interface, member) = (header.interface()?, header.member()?);
+        if (interface.as_str(), member.as_str()) == ("org.enftun.Enftun1.Firewall", "Tampered") {
+            return Some(Happening::Tampered { what: message.body().deserialize().ok()? });
+        }
         let tunnel = path::tunnel_name(header.path()?.as_str())?;
-        match (header.interface()?.as_str(), header.member()?.as_str()) {
+        match (interface.as_str(), member.as_str()) {
             ("org.enftun.Enftun1.Tunnel", "StateChanged") => {
                 let (new, old, reason): (String, String, String) = message.body().deserialize().ok()?;
                 let failed = matches!(new.as_str(), "reconnecting" | "error");

@@ -6,6 +6,7 @@ use crate::state::{Failure, Reason};
 use nix::errno::Errno;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Why the kernel could not be brought to a plan, or a plan not be taken back.
@@ -65,7 +66,7 @@ pub enum KernelError {
     #[error("the program nft is not there; install it (`apt install nftables`, `dnf install nftables`)")]
     NoNft,
     /// nft cannot be run.
-    #[error("run {program}")]
+    #[error("{program} cannot be run; it needs to be executable by the user of enftund")]
     RunNft {
         /// Which program.
         program: String,
@@ -73,7 +74,7 @@ pub enum KernelError {
         source: io::Error,
     },
     /// nft does not end.
-    #[error("{program} did not end within {} s", limit.as_secs())]
+    #[error("{program} did not end within {} s and was killed; it is run again later", limit.as_secs())]
     NftHangs {
         /// Which program.
         program: String,
@@ -81,13 +82,24 @@ pub enum KernelError {
         limit: Duration,
     },
     /// nft refuses.
-    #[error("{what} (nft): {said}{}", if said.contains("Operation not permitted") { advice_net_admin() } else { "" })]
+    #[error("{what} (nft): {said}{}", advice_nft(said))]
     Nft {
         /// What was to be done.
         what: &'static str,
         /// What it says.
         said: String,
     },
+    /// What was there before cannot be kept.
+    #[error("keep what was there before in {}", path.display())]
+    Previous {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// More than one thing.
+    #[error("{}", told(.0))]
+    Several(Vec<KernelError>),
     /// Somebody else changes our table.
     #[error("somebody else keeps changing our nftables table; it is not what it shall be")]
     UnstableFirewall,
@@ -104,11 +116,17 @@ impl KernelError {
         Self::Observe { what, source: super::plain(error) }
     }
 
+    /// One error for these, if there are any.
+    pub(super) fn all(mut errors: Vec<Self>) -> Option<Self> {
+        if errors.len() > 1 { Some(Self::Several(errors)) } else { errors.pop() }
+    }
+
     /// The class of the error.
     pub fn class(&self) -> Class {
         match self {
             Self::Netlink(source) | Self::Observe { source, .. } | Self::Change { source, .. } => class_of(source),
-            Self::RunNft { source, .. } => class_of(source),
+            Self::RunNft { source, .. } | Self::Previous { source, .. } => class_of(source),
+            Self::Several(errors) => errors.first().map_or(Class::Bug, Self::class),
             Self::NoTun(_) | Self::NotTun { .. } | Self::Attach { .. } | Self::NoNft | Self::Nft { .. } => {
                 Class::Environment
             }
@@ -123,12 +141,18 @@ impl KernelError {
 
 impl From<&KernelError> for Failure {
     fn from(error: &KernelError) -> Self {
-        use KernelError::{Nft, NftHangs, NoNft, RunNft, UnstableFirewall};
-        let reason = match error {
-            NoNft | RunNft { .. } | NftHangs { .. } | Nft { .. } | UnstableFirewall => Reason::FirewallFailed,
-            _ => Reason::RouteFailed,
-        };
-        Self::new(reason, error.class(), chain(error))
+        let reason = if of_firewall(error) { Reason::FirewallFailed } else { Reason::RouteFailed };
+        // Some commands are several lines.
+        Self::new(reason, error.class(), chain(error).replace('\n', "; "))
+    }
+}
+
+fn of_firewall(error: &KernelError) -> bool {
+    use KernelError::{Nft, NftHangs, NoNft, RunNft, Several, UnstableFirewall};
+    match error {
+        NoNft | RunNft { .. } | NftHangs { .. } | Nft { .. } | UnstableFirewall => true,
+        Several(errors) => errors.iter().any(of_firewall),
+        _ => false,
     }
 }
 
@@ -162,8 +186,20 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
+fn advice_nft(said: &str) -> &'static str {
+    if said.contains("Operation not permitted") {
+        advice_net_admin()
+    } else {
+        "; `nft list ruleset`, run as root, shows whether nft works at all on this kernel"
+    }
+}
+
 fn advice_net_admin() -> &'static str {
     ": the capability CAP_NET_ADMIN is missing (run as root, or give it to the unit with AmbientCapabilities=)"
+}
+
+fn told(errors: &[KernelError]) -> String {
+    errors.iter().map(|error| chain(error)).collect::<Vec<_>>().join("; ")
 }
 
 fn listed(changes: &[Change]) -> impl fmt::Display + '_ {

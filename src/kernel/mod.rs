@@ -5,19 +5,27 @@
 
 mod address;
 mod error;
+mod group;
+mod host;
 mod link;
 mod nft;
+mod previous;
 mod route;
 mod rule;
+mod sysctl;
 mod watch;
 
 pub use error::KernelError;
+pub use host::HostApplied;
+pub use nft::Firewall;
 pub use watch::Watch;
 
 use crate::plan::{self, Change, Host, Observed, Plan, Rule, Scope};
 use crate::sys::tun::Tun;
+use previous::Previous;
 use std::collections::HashMap;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::AbortHandle;
@@ -43,8 +51,11 @@ pub struct Kernel {
     driver: AbortHandle,
     owner: u32,
     held: HashMap<String, Held>,
+    /// What was there before of what is not ours.
+    previous: Previous,
     /// How this nft lists our present table, where that is not as we expect it.
     listed: Option<(nft::Listing, nft::Listing)>,
+    firewall: Firewall,
 }
 
 /// A device whose descriptor we hold.
@@ -62,12 +73,26 @@ impl Drop for Kernel {
 
 impl Kernel {
     /// Opens rtnetlink. `owner` is the user who may attach to TUN devices; in a user namespace that does not know this user,
-    /// it is the user we are. Needs a tokio runtime.
-    pub fn new(owner: u32) -> Result<Self, KernelError> {
+    /// it is the user we are. In `runtime_dir` stands what was there before of what is not ours. Needs a tokio runtime.
+    pub fn new(owner: u32, runtime_dir: &Path) -> Result<Self, KernelError> {
+        let previous = Previous::open(runtime_dir)?;
         // With strict checks the kernel honours the filters of dumps: a table of ours is read without all others.
         let (connection, netlink, _) = rtnetlink::new_connection_with_strict_check().map_err(KernelError::Netlink)?;
         let driver = tokio::spawn(connection).abort_handle();
-        Ok(Self { netlink, driver, owner: link::owner_here(owner), held: HashMap::new(), listed: None })
+        Ok(Self {
+            netlink,
+            driver,
+            owner: link::owner_here(owner),
+            held: HashMap::new(),
+            previous,
+            listed: None,
+            firewall: Firewall::default(),
+        })
+    }
+
+    /// Our table as the last look left it.
+    pub fn firewall(&self) -> &Firewall {
+        &self.firewall
     }
 
     /// The user who may attach to TUN devices, and whose marked packets are our own.
@@ -118,27 +143,67 @@ impl Kernel {
         if remaining.is_empty() { Ok(applied) } else { Err(KernelError::Unstable(remaining)) }
     }
 
-    /// Brings what is the host's and no single tunnel's into force; what was changed, as commands. The firewall comes first
-    /// and goes last.
-    pub async fn apply_host(&mut self, host: &Host) -> Result<Vec<String>, KernelError> {
+    /// Lets nothing pass but loopback, neighbour discovery and DHCP. It needs nothing but nft.
+    pub async fn block_everything() -> Result<(), KernelError> {
+        nft::apply(&plan::emergency()).await
+    }
+
+    /// Brings what is the host's and no single tunnel's into force. The firewall comes first and goes last; behind it this
+    /// goes on after an error.
+    pub async fn apply_host(&mut self, host: &Host) -> Result<HostApplied, KernelError> {
         tokio::time::timeout(DEADLINE, self.converge_host(host)).await.unwrap_or(Err(KernelError::TimedOut(DEADLINE)))
     }
 
-    async fn converge_host(&mut self, host: &Host) -> Result<Vec<String>, KernelError> {
-        let mut changes = Vec::new();
+    async fn converge_host(&mut self, host: &Host) -> Result<HostApplied, KernelError> {
+        let mut done = HostApplied::default();
+        // Until it is seen to be.
+        self.firewall.in_force = false;
         if let Some(table) = &host.firewall {
-            changes.extend(self.enforce(table).await?);
+            done.changes.extend(self.enforce(table).await?);
         }
-        for change in self.due_for_host(host).await? {
-            self.execute(&change).await?;
-            changes.push(change.to_string());
+        let mut found = self.found(host).await;
+        let mut errors = match &mut found {
+            Ok(found) => self.take(host, found, &mut done).await,
+            Err(_) => Vec::new(),
+        };
+        match self.due_for_host(host).await {
+            Ok(due) => {
+                for change in due {
+                    match self.execute(&change).await {
+                        Ok(()) => done.changes.push(change.to_string()),
+                        Err(error) => errors.push(error),
+                    }
+                }
+            }
+            Err(error) => errors.push(error),
         }
-        if host.firewall.is_none() && nft::observe(plan::TABLE).await?.is_some() {
-            nft::clear(plan::TABLE).await?;
-            self.listed = None;
-            changes.push(format!("nft delete table inet {}", plan::TABLE));
+        match found {
+            Ok(found) => errors.extend(self.give_back(host, found, &mut done).await),
+            Err(error) => errors.push(error),
         }
-        Ok(changes)
+        if host.firewall.is_none() {
+            match self.no_table().await {
+                Ok(change) => done.changes.extend(change),
+                Err(error) => errors.push(error),
+            }
+        }
+        KernelError::all(errors).map_or(Ok(done), Err)
+    }
+
+    async fn no_table(&mut self) -> Result<Option<String>, KernelError> {
+        let found = match nft::observe(plan::TABLE).await {
+            // A host without nft has no table of ours, unless nft went away since.
+            Err(KernelError::NoNft) if self.firewall.policy.is_empty() => None,
+            found => found?,
+        };
+        self.firewall.policy = Arc::default();
+        self.listed = None;
+        if found.is_none() {
+            return Ok(None);
+        }
+        nft::clear(plan::TABLE).await?;
+        self.firewall.generation += 1;
+        Ok(Some(format!("nft delete table inet {}", plan::TABLE)))
     }
 
     async fn due_for_host(&self, host: &Host) -> Result<Vec<Change>, KernelError> {
@@ -160,16 +225,28 @@ impl Kernel {
                 || self.listed.as_ref().is_some_and(|(of, as_listed)| *of == wanted && as_listed == listing)
         };
         if found.as_ref().is_some_and(known) {
+            self.firewall.is_as_it_shall_be(table);
             return Ok(None);
         }
-        nft::apply(table).await?;
-        // What is listed right after a transaction is what this nft makes of it.
-        let listing = nft::observe(table.name).await?.ok_or(KernelError::UnstableFirewall)?;
-        self.listed = (listing != wanted).then(|| {
-            log::debug!("this nft lists our table in a form of its own");
-            (wanted, listing)
-        });
-        Ok(Some(format!("nft: {} table inet {}", if found.is_some() { "replace" } else { "add" }, table.name)))
+        if found.is_none() {
+            self.firewall.policy = Arc::default();
+        }
+        for _ in 0..ROUNDS {
+            nft::apply(table).await?;
+            self.firewall.generation += 1;
+            let Some(listing) = nft::observe(table.name).await?.filter(|listing| listing.resembles(&wanted)) else {
+                continue;
+            };
+            // What is listed right after a transaction is what this nft makes of it.
+            self.listed = (listing != wanted).then(|| {
+                log::debug!("this nft lists our table in a form of its own");
+                (wanted, listing)
+            });
+            self.firewall.is_as_it_shall_be(table);
+            let verb = if found.is_some() { "replace" } else { "add" };
+            return Ok(Some(format!("nft: {verb} table inet {}", table.name)));
+        }
+        Err(KernelError::UnstableFirewall)
     }
 
     /// What is still to be done for a plan.
@@ -273,6 +350,8 @@ impl Kernel {
             Change::SetMtu(dev, mtu) => link::set_mtu(netlink, dev, *mtu).await,
             Change::NoLinkLocal(dev) => link::no_link_local(netlink, dev).await,
             Change::SetSysctls(dev) => link::set_sysctls(dev),
+            Change::SetGroup { index, group, .. } => group::apply(netlink, *index, *group).await,
+            Change::WriteSysctl { file, value } => sysctl::apply(file, value),
             Change::SetUp(dev) => link::set_up(netlink, dev).await,
             Change::DeleteLink(dev) => {
                 self.held.remove(dev);

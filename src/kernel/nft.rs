@@ -10,7 +10,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -21,9 +22,53 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// What nft says of a table that is not there.
 const ABSENT: &str = "No such file or directory";
 
+/// This much of what nft says goes into an error; it quotes whole rules.
+const SAID: usize = 600;
+
+/// Our table as the last look left it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Firewall {
+    /// It as nft text; empty when there is none.
+    pub policy: Arc<str>,
+    /// The last look found it, or left it, as it shall be. Not so when there shall be none.
+    pub in_force: bool,
+    /// How often we have made, replaced or deleted it.
+    pub generation: u32,
+    /// When it was last seen to be as it shall be.
+    pub verified: Option<SystemTime>,
+}
+
+impl Firewall {
+    pub(super) fn is_as_it_shall_be(&mut self, table: &Table) {
+        let policy = table.to_string();
+        if *self.policy != *policy {
+            self.policy = policy.into();
+        }
+        (self.in_force, self.verified) = (true, Some(SystemTime::now()));
+    }
+}
+
 /// A table as nft lists it, in canonical form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listing(Value);
+
+impl Listing {
+    /// Whether this can be the same table in another nft's words: the same chains, in each as many rules with the same
+    /// comments and verdicts in the same order. What somebody else put in or took out right after us is no other wording.
+    pub(super) fn resembles(&self, other: &Self) -> bool {
+        let outline =
+            |listing: &Self| listing.0.as_array().map(|objects| objects.iter().map(outline).collect::<Vec<_>>());
+        outline(self) == outline(other)
+    }
+}
+
+fn outline(object: &Value) -> Value {
+    let Some((kind, of)) = object.as_object().and_then(|object| object.iter().next()) else { return Value::Null };
+    let fields = ["name", "chain", "type", "hook", "prio", "policy", "comment"].map(|field| of.get(field));
+    let last = of.get("expr").and_then(Value::as_array).and_then(|statements| statements.last());
+    let verdict = last.and_then(Value::as_object).and_then(|statement| statement.keys().next());
+    json!([kind, fields, verdict])
+}
 
 /// The table of this name, if there is one.
 pub(super) async fn observe(name: &str) -> Result<Option<Listing>, KernelError> {
@@ -38,7 +83,7 @@ pub(super) async fn observe(name: &str) -> Result<Option<Listing>, KernelError> 
     } else if stderr.contains(ABSENT) {
         Ok(None)
     } else {
-        Err(KernelError::Nft { what: "list our table", said: stderr.trim().to_owned() })
+        Err(KernelError::Nft { what: "list our table", said: said(&output) })
     }
 }
 
@@ -65,7 +110,14 @@ async fn transact(what: &'static str, transaction: &Nftables<'_>) -> Result<(), 
     if output.status.success() {
         return Ok(());
     }
-    Err(KernelError::Nft { what, said: String::from_utf8_lossy(&output.stderr).trim().to_owned() })
+    Err(KernelError::Nft { what, said: said(&output) })
+}
+
+/// What it complains of, in one line; how it ended when it says nothing.
+fn said(output: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if lines.is_empty() { output.status.to_string() } else { lines.join("; ").chars().take(SAID).collect() }
 }
 
 async fn run(arguments: &[&str], input: Vec<u8>) -> Result<Output, KernelError> {
@@ -159,5 +211,46 @@ fn last_of(net: IpNet) -> IpAddr {
     match net {
         IpNet::V4(net) => Ipv4Addr::from(u32::from(net.network()) | u32::from(net.hostmask())).into(),
         IpNet::V6(net) => Ipv6Addr::from(u128::from(net.network()) | u128::from(net.hostmask())).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn another_wording_is_the_same_table_and_one_rule_more_or_less_is_not() {
+        let ours = expected(&crate::plan::emergency());
+        let changed = |change: fn(&mut Vec<Value>)| {
+            let mut listing = ours.clone();
+            change(listing.0.as_array_mut().unwrap());
+            listing
+        };
+        let words = changed(|objects| objects[6]["rule"]["expr"][0] = json!({ "match": "in other words" }));
+        assert_ne!(words, ours);
+        assert!(words.resembles(&ours));
+        for other in [
+            changed(|objects| drop(objects.pop())),
+            changed(|objects| objects.push(objects[9].clone())),
+            changed(|objects| objects.swap(6, 8)),
+            changed(|objects| objects[1]["chain"]["policy"] = "accept".into()),
+            changed(|objects| *objects[9]["rule"]["expr"].as_array_mut().unwrap() = vec![json!({ "accept": null })]),
+            changed(|objects| objects.push(json!({ "chain": { "name": "theirs" } }))),
+        ] {
+            assert!(!other.resembles(&ours), "{:#}", other.0);
+        }
+    }
+
+    #[test]
+    fn what_nft_complains_of_is_one_line_of_some_length() {
+        let output = |stderr: &str| Output {
+            status: std::process::ExitStatus::from_raw(0x100),
+            stdout: Vec::new(),
+            stderr: stderr.as_bytes().to_vec(),
+        };
+        assert_eq!(said(&output("Error: syntax error\n\nlist\n^^^^\n")), "Error: syntax error; list; ^^^^");
+        assert_eq!(said(&output("\n")), "exit status: 1");
+        assert_eq!(said(&output(&"ü".repeat(2000))).chars().count(), SAID);
     }
 }

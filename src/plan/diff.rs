@@ -63,6 +63,22 @@ pub enum Change {
     AddAddress(Address),
     /// Add a route.
     AddRoute(Route),
+    /// Put a link into a group.
+    SetGroup {
+        /// Its name.
+        dev: String,
+        /// Its index.
+        index: u32,
+        /// The number of the group.
+        group: u32,
+    },
+    /// Set a setting of the host.
+    WriteSysctl {
+        /// The file below `/proc/sys/net`.
+        file: String,
+        /// The value.
+        value: String,
+    },
     /// Let packets flow, or not.
     SetCarrier(String, bool),
     /// Delete a route.
@@ -166,6 +182,8 @@ impl Change {
             | Self::SetSysctls(_)
             | Self::SetUp(_)
             | Self::DeleteLink(_) => "the device; OWNER may attach to it",
+            Self::SetGroup { .. } => "trusted interfaces",
+            Self::WriteSysctl { .. } => "settings of the host",
             Self::SetCarrier(..) => "packets may flow, by the process that is attached",
         }
     }
@@ -196,6 +214,8 @@ impl fmt::Display for Change {
             Self::SetCarrier(dev, on) => {
                 write!(f, "# enftund turns the carrier of {dev} {}", if *on { "on" } else { "off" })
             }
+            Self::SetGroup { dev, group, .. } => write!(f, "ip link set dev {dev} group {group}"),
+            Self::WriteSysctl { file, value } => write!(f, "echo {value} > /proc/sys/net/{file}"),
             Self::DeleteLink(dev) => write!(f, "ip link del dev {dev}"),
         }
     }

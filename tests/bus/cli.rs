@@ -37,6 +37,10 @@ async fn daemon(bus: &PrivateBus, tunnels: &[&str]) -> (Simulation, Bus) {
     (daemon, served)
 }
 
+fn firewall() -> Value {
+    json!({ "table": "inet enftun", "in_force": true, "generation": 3, "last_verified": 1_767_323_045_000_000_u64 })
+}
+
 fn asked(daemon: &Simulation, request: Request) {
     wait_for("the request to arrive", || daemon.requests().contains(&request));
 }
@@ -57,6 +61,8 @@ async fn status_tells_people_everything_about_a_tunnel() {
     let mut lines: Vec<&str> = text.lines().collect();
     let since = lines.remove(1);
     assert!(since.starts_with("  since:         2026-01-02 03:04:05 UTC ("), "{since}");
+    let firewall = lines.remove(4);
+    assert!(firewall.starts_with("  firewall:      in force, looked at ") && firewall.ends_with(" ago"), "{firewall}");
     let expected = "\
 enf0: connected
   reason:        user
@@ -106,6 +112,29 @@ async fn status_tells_what_went_wrong_and_cannot_be_steered_by_the_far_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn status_says_when_the_firewall_is_not_in_force_where_there_shall_be_one() {
+    let Some(bus) = PrivateBus::start("status_says_when_the_firewall_is_not_in_force_where_there_shall_be_one") else {
+        return;
+    };
+    let (daemon, _served) = daemon(&bus, &["enf0"]).await;
+    daemon.edit(|snapshot| snapshot.firewall.in_force = false);
+    daemon.fail("enf0", Phase::Error, failure(Reason::FirewallFailed, "the program nft is not there"));
+    daemon.tunnel("enf0", |tunnel| tunnel.blocking = false);
+    bus.shows("enf0", "Blocking", "b false");
+    let status = || stdout(ctl(&bus, &["status", "enf0"]));
+    let text = status();
+    assert!(text.contains("  blocking:      no (lockdown: boot)\n"), "{text}");
+    assert!(text.contains("  firewall:      NOT in force; until it is, routing alone blocks"), "{text}");
+    assert!(text.contains("the program nft is not there (firewall-failed)\n"), "{text}");
+    daemon.tunnel("enf0", |tunnel| tunnel.lockdown = "off");
+    bus.shows("enf0", "Lockdown", "s \"off\"");
+    assert!(!status().contains("firewall: "), "{}", status());
+    daemon.tunnel("enf0", |tunnel| (tunnel.lockdown, tunnel.state) = ("boot", Phase::Disconnected));
+    bus.shows("enf0", "State", "s \"disconnected\"");
+    assert!(!status().contains("firewall: "), "{}", status());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn several_tunnels_are_a_table_without_colour() {
     let Some(bus) = PrivateBus::start("several_tunnels_are_a_table_without_colour") else { return };
     let (daemon, _served) = daemon(&bus, &["enf0", "my-tunnel"]).await;
@@ -135,7 +164,7 @@ async fn json_has_every_property_under_its_own_name() {
     daemon.counters("enf0").dropped_tx(DropReason::TooBig);
     let expected = json!({
         "version": 1,
-        "daemon": { "version": env!("CARGO_PKG_VERSION"), "state": "connected", "blocking": true },
+        "daemon": { "version": env!("CARGO_PKG_VERSION"), "state": "connected", "blocking": true, "firewall": firewall() },
         "tunnels": [{
             "name": "enf0", "kind": "enf",
             "state": "connected", "target_state": "connected", "state_reason": "user", "state_since": 1_767_323_045_000_000_u64,
@@ -443,6 +472,8 @@ async fn monitor_prints_a_json_document_a_line() {
     );
     daemon.transition("enf0", Phase::Connecting, Reason::User);
     assert_eq!(next()["error"], Value::Null);
+    daemon.tamper("what was put back");
+    assert_eq!(next(), json!({ "version": 1, "event": "tampered", "what": "what was put back" }));
     served.close().await;
     assert_eq!(next(), json!({ "version": 1, "event": "daemon", "running": false }));
     child.kill().unwrap();

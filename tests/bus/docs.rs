@@ -27,7 +27,7 @@ async fn every_command_in_dbus_md_works() {
     daemon.connected("enf0");
     let text = document("dbus.md");
     let commands: Vec<&str> = blocks(&text, "sh").iter().flat_map(|block| block.lines()).collect();
-    assert_eq!(commands.len(), 15);
+    assert_eq!(commands.len(), 19);
     for command in commands {
         let mut shell = bus.command("sh");
         shell.args(["-c", &format!("exec {command}")]);
@@ -44,7 +44,7 @@ async fn every_command_in_dbus_md_works() {
         child.wait().unwrap();
         assert!(said.contains("Monitoring bus"), "{command}: {said}");
     }
-    assert_eq!(daemon.requests().len(), 5, "the calls reached the daemon");
+    assert_eq!(daemon.requests().len(), 7, "the calls reached the daemon");
 }
 
 #[test]
@@ -54,14 +54,15 @@ fn dbus_md_lists_every_reason_and_every_property() {
     let reasons: Vec<&str> = reasons.split('`').next().unwrap().split_whitespace().collect();
     let words: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
     assert_eq!(reasons, words);
-    let file = format!("{}/dbus/org.enftun.Enftun1.Tunnel.xml", env!("CARGO_MANIFEST_DIR"));
-    let xml = std::fs::read_to_string(file).unwrap();
     let mut properties = 0;
+    let files =
+        ["Tunnel", "Firewall"].map(|name| format!("{}/dbus/org.enftun.Enftun1.{name}.xml", env!("CARGO_MANIFEST_DIR")));
+    let xml = files.map(|file| std::fs::read_to_string(file).unwrap()).concat();
     for property in xml.split("<property name=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
         assert!(text.contains(&format!("`{property}`")), "{property}");
         properties += 1;
     }
-    assert_eq!(properties, 23);
+    assert_eq!(properties, 28);
 }
 
 #[tokio::test(flavor = "multi_thread")]

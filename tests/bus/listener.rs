@@ -12,6 +12,8 @@ pub enum Signal {
     Properties(String, String, BTreeMap<String, String>),
     /// Path, new, old, reason.
     State(String, String, String, String),
+    /// Path and what.
+    Tampered(String, String),
     /// Path and interfaces.
     Added(String, BTreeSet<String>),
     /// Path and interfaces.
@@ -76,6 +78,7 @@ fn read(message: &Message) -> Signal {
             let (new, old, reason) = body.deserialize().unwrap();
             Signal::State(path, new, old, reason)
         }
+        "Tampered" => Signal::Tampered(path, body.deserialize().unwrap()),
         "InterfacesAdded" => {
             let (path, interfaces): (OwnedObjectPath, HashMap<String, HashMap<String, OwnedVariant>>) =
                 body.deserialize().unwrap();

@@ -3,6 +3,7 @@
 use crate::common::bus::{PrivateBus, no_other_uid, own_uid, stderr, stdout};
 use crate::common::skip;
 use crate::simulation::{SINCE, Simulation, failure, time};
+use enftun::daemon::{Answer, Request};
 use enftun::dbus;
 use enftun::state::{Phase, Reason};
 use enftun::tunnel::DropReason;
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const NAME: &str = "org.enftun.Enftun1";
 const ROOT: &str = "/org/enftun/Enftun1";
 const ENF0: &str = "/org/enftun/Enftun1/tunnel/enf0";
+const FIREWALL: &str = "org.enftun.Enftun1.Firewall";
 const TUNNEL: &str = "org.enftun.Enftun1.Tunnel";
 const STATISTICS: &str = "org.enftun.Enftun1.Tunnel.Statistics";
 
@@ -120,6 +122,69 @@ async fn statistics_are_those_of_the_moment_they_are_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_firewall_reads_as_documented_and_is_looked_at_on_demand() {
+    let Some(bus) = PrivateBus::start("the_firewall_reads_as_documented_and_is_looked_at_on_demand") else { return };
+    let (daemon, core) = Simulation::new(&["enf0"]);
+    let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
+    for (name, value) in [
+        ("Policy", "s \"table inet enftun {\\n}\\n\""),
+        ("Table", "s \"inet enftun\""),
+        ("InForce", "b true"),
+        ("Generation", "u 3"),
+        ("LastVerified", "t 1767323045000000"),
+    ] {
+        assert_eq!(property(&bus, ROOT, FIREWALL, name), value, "{name}");
+    }
+    let verify = || stdout(bus.busctl(&["call", NAME, ROOT, FIREWALL, "Verify"]));
+    assert_eq!(verify(), "b true\n");
+    daemon.edit(|snapshot| snapshot.firewall = enftun::kernel::Firewall::default());
+    assert_eq!(verify(), "b false\n");
+    for (name, value) in [("Policy", "s \"\""), ("InForce", "b false"), ("Generation", "u 0"), ("LastVerified", "t 0")]
+    {
+        assert_eq!(property(&bus, ROOT, FIREWALL, name), value, "{name}");
+    }
+    assert_eq!(daemon.requests(), [Request::Verify, Request::Verify], "properties are no requests");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_is_the_daemons_answer_and_an_unknown_tunnel_has_none() {
+    let Some(bus) = PrivateBus::start("a_plan_is_the_daemons_answer_and_an_unknown_tunnel_has_none") else { return };
+    let (daemon, core) = Simulation::new(&["enf0"]);
+    let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
+    let get = |name: &str| bus.busctl(&["call", NAME, ROOT, "org.enftun.Enftun1.Manager", "GetPlan", "s", name]);
+    assert_eq!(stdout(get("enf0")), "s \"# tunnel enf0\\n\"\n");
+    daemon.refuse(enftun::daemon::Refusal::NotFound("enf9".to_owned()));
+    let complaint = stderr(get("enf9"));
+    assert!(complaint.contains("there is no tunnel called \"enf9\""), "{complaint}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_looks_in_a_flood_does_not_fill_the_daemons_queue() {
+    let Some(bus) = PrivateBus::start("who_asks_for_looks_in_a_flood_does_not_fill_the_daemons_queue") else { return };
+    let (_daemon, core, mut commands) = Simulation::stuck(&["enf0"]);
+    let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
+    let call =
+        |args: &[&str]| bus.command("busctl").args(["--system", "--quiet", "call", NAME]).args(args).spawn().unwrap();
+    let looks: Vec<_> = (0..40).map(|_| call(&[ROOT, FIREWALL, "Verify"])).collect();
+    let held = tokio::time::timeout(std::time::Duration::from_secs(30), commands.recv()).await.unwrap().unwrap();
+    assert_eq!(held.request, Request::Verify);
+    let mut change = call(&[ENF0, TUNNEL, "Connect", "u", "0"]);
+    let next = tokio::time::timeout(std::time::Duration::from_secs(30), commands.recv()).await.unwrap().unwrap();
+    assert_eq!(next.request, Request::Connect("enf0".to_owned()), "the other looks wait for the first");
+    next.reply.send(Ok(Answer::Done)).unwrap();
+    assert!(change.wait().unwrap().success());
+    held.reply.send(Ok(Answer::Verified(true))).unwrap();
+    tokio::spawn(async move {
+        while let Some(command) = commands.recv().await {
+            let _ = command.reply.send(Ok(Answer::Verified(true)));
+        }
+    });
+    for mut look in looks {
+        assert!(look.wait().unwrap().success(), "and each gets its turn");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_call_shows_every_object_and_the_tree_is_walkable() {
     let Some(bus) = PrivateBus::start("one_call_shows_every_object_and_the_tree_is_walkable") else { return };
     let (_daemon, core) = Simulation::new(&["enf0", "my-tunnel"]);
@@ -166,6 +231,9 @@ async fn anybody_may_read_everything() {
     assert_eq!(read(&["get-property", NAME, ENF0, STATISTICS, "RxBytes"]), "t 0\n");
     assert!(read(&["call", NAME, ROOT, "org.enftun.Enftun1.Manager", "GetTunnel", "s", "enf0"]).contains(ENF0));
     assert!(read(&["call", NAME, ROOT, "org.freedesktop.DBus.ObjectManager", "GetManagedObjects"]).contains(ENF0));
+    assert_eq!(read(&["call", NAME, ROOT, FIREWALL, "Verify"]), "b true\n");
+    assert_eq!(read(&["get-property", NAME, ROOT, FIREWALL, "InForce"]), "b true\n");
+    assert!(read(&["call", NAME, ROOT, "org.enftun.Enftun1.Manager", "GetPlan", "s", "enf0"]).contains("enf0"));
     assert!(read(&["introspect", NAME, ENF0]).contains("StateChanged"));
     assert_eq!(read(&["call", NAME, ENF0, "org.freedesktop.DBus.Peer", "Ping"]), "");
 }
@@ -191,10 +259,10 @@ async fn properties_answer_while_the_daemon_answers_nothing() {
     );
     assert!(calls.iter_mut().all(|call| call.try_wait().unwrap().is_none()), "a call was answered");
     // The control: once the daemon answers, they end.
-    held.reply.send(Ok(())).unwrap();
+    held.reply.send(Ok(Answer::Done)).unwrap();
     tokio::spawn(async move {
         while let Some(command) = commands.recv().await {
-            command.reply.send(Ok(())).unwrap();
+            command.reply.send(Ok(Answer::Done)).unwrap();
         }
     });
     for mut call in calls {
@@ -242,7 +310,9 @@ async fn the_live_objects_are_exactly_what_the_xml_files_say() {
     let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
     let mut served = BTreeSet::new();
     let mut documented = BTreeSet::new();
-    for (path, interface, own) in [(ROOT, "org.enftun.Enftun1.Manager", 8), (ENF0, TUNNEL, 27), (ENF0, STATISTICS, 9)] {
+    for (path, interface, own) in
+        [(ROOT, "org.enftun.Enftun1.Manager", 9), (ROOT, FIREWALL, 7), (ENF0, TUNNEL, 27), (ENF0, STATISTICS, 9)]
+    {
         let file = format!("{}/dbus/{interface}.xml", env!("CARGO_MANIFEST_DIR"));
         let contract = members(&std::fs::read_to_string(file).unwrap(), interface);
         assert_eq!(contract.len(), own, "{interface}: {:?}", contract.keys());

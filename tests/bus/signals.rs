@@ -2,7 +2,7 @@
 
 use crate::common::bus::{PrivateBus, own_uid};
 use crate::listener::{Listener, Signal};
-use crate::simulation::{Simulation, transition};
+use crate::simulation::{Simulation, tamper, transition};
 use enftun::dbus;
 use enftun::state::{Phase, Reason};
 use std::collections::{BTreeMap, BTreeSet};
@@ -174,6 +174,47 @@ async fn tunnels_come_and_go_with_all_their_interfaces() {
     // And again: nothing of the old object is left.
     daemon.add("enf1");
     assert_eq!(listener.next().await, Signal::Added(ENF1.into(), only(statistics)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_repair_is_told_once_and_in_order_and_the_firewall_tells_what_matters() {
+    let Some(bus) = PrivateBus::start("every_repair_is_told_once_and_in_order_and_the_firewall_tells_what_matters")
+    else {
+        return;
+    };
+    let (daemon, core) = Simulation::new(&["enf0"]);
+    daemon.tamper("before the daemon came onto the bus");
+    let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
+    let mut listener = Listener::new(&bus).await;
+    let told = |what: &str| Signal::Tampered(ROOT.to_owned(), what.to_owned());
+    daemon.tamper("first");
+    assert_eq!(listener.next().await, told("first"));
+    // A look that found all well, and a new text, are read and not told; the rest comes before the repair it belongs to.
+    daemon.edit(|snapshot| {
+        snapshot.firewall.verified = Some(std::time::SystemTime::now());
+        snapshot.firewall.policy = "another".into();
+    });
+    daemon.edit(|snapshot| {
+        snapshot.firewall.in_force = false;
+        snapshot.firewall.generation = 7;
+        tamper(snapshot, "second");
+        tamper(snapshot, "third");
+        transition(snapshot, "enf0", Phase::Reconnecting, Reason::LinkLost);
+    });
+    let of_tunnel = listener.next().await;
+    assert!(matches!(&of_tunnel, Signal::Properties(path, ..) if path == ENF0), "{of_tunnel:?}");
+    let of_daemon = listener.next().await;
+    let firewall = "org.enftun.Enftun1.Firewall";
+    let expected = properties(ROOT, firewall, &[("Generation", "uint32 7"), ("InForce", "false")]);
+    assert_eq!(of_daemon, expected);
+    assert_eq!(listener.next().await, told("second"));
+    assert_eq!(listener.next().await, told("third"));
+    assert!(matches!(listener.next().await, Signal::State(..)), "then what followed from it");
+    // More than a snapshot remembers: the oldest are missed.
+    daemon.edit(|snapshot| (0..100).for_each(|number| tamper(snapshot, &number.to_string())));
+    for number in 100 - enftun::daemon::snapshot::HISTORY..100 {
+        assert_eq!(listener.next().await, told(&number.to_string()));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,10 @@
 //! A daemon without a tunnel: it answers requests as the real one does and publishes the snapshots a test asks for.
 
-use enftun::daemon::{Caller, Command, Core, Refusal, Request, Snapshot, Transition, TunnelSnapshot};
+use enftun::daemon::{
+    Answer, Caller, Command, Core, Refusal, Request, Snapshot, Tampering, Transition, TunnelSnapshot,
+};
 use enftun::error::Class;
+use enftun::kernel::Firewall;
 use enftun::state::{Failure, Phase, Reason, Target, Tls};
 use enftun::tunnel::Counters;
 use std::sync::{Arc, Mutex};
@@ -84,7 +87,13 @@ impl Simulation {
     pub fn stuck(tunnels: &[&str]) -> (Self, Core, mpsc::Receiver<Command>) {
         let (send, commands) = mpsc::channel(16);
         let tunnels = tunnels.iter().map(|name| ((*name).to_owned(), Arc::new(tunnel(name)))).collect();
-        let first = Snapshot { generation: 1, tunnels, ..Snapshot::default() };
+        let firewall = Firewall {
+            policy: "table inet enftun {\n}\n".into(),
+            in_force: true,
+            generation: 3,
+            verified: Some(time(SINCE)),
+        };
+        let first = Snapshot { generation: 1, tunnels, firewall, ..Snapshot::default() };
         let (snapshot, seen) = watch::channel(Arc::new(first));
         let simulation = Self { snapshot, asked: Arc::default(), refuse: Arc::default(), late: Arc::default() };
         (simulation, Core::new(send, seen), commands)
@@ -99,6 +108,7 @@ impl Simulation {
             let _ = reply.send(Err(refusal));
             return;
         }
+        let mut answer = Answer::Done;
         match &request {
             Request::Connect(name) => {
                 if let Some(failure) = self.late.lock().unwrap().take() {
@@ -116,11 +126,14 @@ impl Simulation {
             Request::SetLockdown(name, on) => {
                 self.tunnel(name, |tunnel| tunnel.lockdown = if *on { "boot" } else { "session" });
             }
+            // As it shall be is what was shown to be.
+            Request::Verify => answer = Answer::Verified(self.snapshot.borrow().firewall.in_force),
+            Request::Plan(name) => answer = Answer::Plan(format!("# tunnel {name}\n")),
             Request::Reload | Request::Shutdown => {}
         }
         // Only now: a test that sees the request sees what it caused, too.
         self.asked.lock().unwrap().push(asked);
-        let _ = reply.send(Ok(()));
+        let _ = reply.send(Ok(answer));
     }
 
     /// What was asked, and by whom.
@@ -175,6 +188,11 @@ impl Simulation {
         self.edit(|snapshot| transition(snapshot, name, new, reason));
     }
 
+    /// Something was put back, in a snapshot of its own.
+    pub fn tamper(&self, what: &str) {
+        self.edit(|snapshot| tamper(snapshot, what));
+    }
+
     /// Into `state` for a failure.
     pub fn fail(&self, name: &str, new: Phase, failure: Failure) {
         self.edit(|snapshot| {
@@ -214,5 +232,15 @@ pub fn transition(snapshot: &mut Snapshot, name: &str, new: Phase, reason: Reaso
     snapshot.history.push_back(Arc::new(Transition { number, tunnel: name.to_owned(), new, old, reason, error: None }));
     while snapshot.history.len() > enftun::daemon::snapshot::HISTORY {
         snapshot.history.pop_front();
+    }
+}
+
+/// Notes one repair in a snapshot that is being made.
+pub fn tamper(snapshot: &mut Snapshot, what: &str) {
+    snapshot.tampered += 1;
+    let number = snapshot.tampered;
+    snapshot.tamperings.push_back(Arc::new(Tampering { number, what: what.to_owned() }));
+    while snapshot.tamperings.len() > enftun::daemon::snapshot::HISTORY {
+        snapshot.tamperings.pop_front();
     }
 }

@@ -4,14 +4,16 @@ use crate::common::bus::{PrivateBus, daemon_user, no_other_uid, own_uid, stdout}
 use crate::common::certs::{Ca, Leaf, write};
 use crate::common::netns::{Netns, Running, in_netns_with_tun, ip, sh, state_of_host, try_ip, veth};
 use crate::common::{skip, wait_for};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, ChildStdout, Output, Stdio};
 
 /// The client's address in the overlay, and the router's own on its uplink.
 const OWN: &str = "fd00:8f80:1::1234";
 const ROUTER: &str = "fd00:8f80:1::1";
 const MANAGER: [&str; 3] = ["org.enftun.Enftun1", "/org/enftun/Enftun1", "org.enftun.Enftun1.Manager"];
+const FIREWALL: [&str; 3] = ["org.enftun.Enftun1", "/org/enftun/Enftun1", "org.enftun.Enftun1.Firewall"];
 const TUNNEL: [&str; 3] = ["org.enftun.Enftun1", "/org/enftun/Enftun1/tunnel/enf0", "org.enftun.Enftun1.Tunnel"];
 
 /// The client is the test's own namespace; the router is the far one.
@@ -418,5 +420,156 @@ fn what_blocks_after_a_disconnect_is_put_back_too() {
         wait_for("a line in the log", || {
             world.log().lines().any(|line| line.contains("put back: ip -6 rule add") && line.contains("tunnel=enf0"))
         });
+    });
+}
+
+/// The lines of `enftunctl monitor --json`, from now on.
+struct Monitor {
+    child: Running,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Monitor {
+    fn start(world: &World) -> Self {
+        let mut command = world.bus.command(env!("CARGO_BIN_EXE_enftunctl"));
+        let mut child = command.args(["monitor", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut monitor = Self { child: Running(child), lines };
+        monitor.until("daemon");
+        monitor
+    }
+
+    /// Waits for an event. A test that hangs here is ended from outside.
+    fn until(&mut self, event: &str) -> serde_json::Value {
+        loop {
+            let line = self.lines.next().unwrap_or_else(|| panic!("process {} ended", self.child.0.id())).unwrap();
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if line["event"] == event {
+                return line;
+            }
+        }
+    }
+}
+
+impl World {
+    fn get(&self, [name, path, interface]: [&str; 3], property: &str) -> String {
+        stdout(self.bus.busctl(&["get-property", name, path, interface, property])).trim_end().to_owned()
+    }
+
+    fn verify(&self) -> String {
+        stdout(self.bus.busctl(&["call", FIREWALL[0], FIREWALL[1], FIREWALL[2], "Verify"])).trim_end().to_owned()
+    }
+
+    /// The text that a call or property answers with, without busctl's quotes.
+    fn text(&self, arguments: &[&str]) -> String {
+        let answer: serde_json::Value = serde_json::from_str(&stdout(self.bus.busctl(arguments))).unwrap();
+        let data = &answer["data"];
+        data.as_str().or_else(|| data[0].as_str()).unwrap().to_owned()
+    }
+
+    fn plan(&self) -> String {
+        self.text(&["--json=short", "call", MANAGER[0], MANAGER[1], MANAGER[2], "GetPlan", "s", "enf0"])
+    }
+
+    fn policy(&self) -> String {
+        self.text(&["--json=short", "get-property", FIREWALL[0], FIREWALL[1], FIREWALL[2], "Policy"])
+    }
+}
+
+#[test]
+fn the_bus_shows_the_firewall_that_is_in_force_and_the_plan() {
+    story("the_bus_shows_the_firewall_that_is_in_force_and_the_plan", |world| {
+        let none = |world: &World| {
+            assert_eq!(world.get(FIREWALL, "InForce"), "b false");
+            assert_eq!(world.policy(), "");
+            assert_eq!(world.get(MANAGER, "Blocking"), "b false");
+            assert_eq!(world.plan(), "# tunnel enf0, disconnected\n# nothing of its own\n");
+            assert_eq!(world.verify(), "b true", "nothing of ours, as it shall be");
+        };
+        none(world);
+        world.connect();
+        assert_eq!(world.get(FIREWALL, "InForce"), "b true");
+        assert_eq!(world.get(FIREWALL, "Table"), "s \"inet enftun\"");
+        assert_eq!(world.get(MANAGER, "Blocking"), "b true");
+        assert_eq!(world.verify(), "b true");
+        // The text is what nft reads, and what it makes of it is what is there.
+        let (policy, there) = (world.policy(), sh("nft list table inet enftun"));
+        write(&world.path().join("policy.nft"), policy.as_bytes(), 0o644);
+        let elsewhere = Netns::new();
+        elsewhere.exec(&format!("nft -f {}", world.path().join("policy.nft").display()));
+        assert_eq!(elsewhere.exec("nft list table inet enftun"), there, "{policy}");
+        let plan = world.plan();
+        assert!(plan.starts_with("# tunnel enf0, connected\n"), "{plan}");
+        assert!(plan.contains(policy.trim_end()), "the host's part is that of the moment:\n{plan}\n{policy}");
+        assert!(plan.contains("ip -6 rule add pref 201 ") && plan.contains("ip tuntap add dev enf0 "), "{plan}");
+        let unknown = world.bus.busctl(&["call", MANAGER[0], MANAGER[1], MANAGER[2], "GetPlan", "s", "enf9"]);
+        assert!(String::from_utf8_lossy(&unknown.stderr).contains("no tunnel called"), "{unknown:?}");
+        stdout(world.ctl(&["disconnect", "enf0", "--wait"]));
+        none(world);
+    });
+}
+
+#[test]
+fn what_somebody_else_changes_is_put_back_and_told_on_the_bus() {
+    story("what_somebody_else_changes_is_put_back_and_told_on_the_bus", |world| {
+        world.connect();
+        let mut monitor = Monitor::start(world);
+        let number = |world: &World| world.get(FIREWALL, "Generation").trim_start_matches("u ").parse::<u32>().unwrap();
+        let (generation, seen) = (number(world), world.get(FIREWALL, "LastVerified"));
+        // Nobody is given notice of this one; but notices of something else may come just then.
+        let mut repairs = 0;
+        wait_for("a look on demand that finds it", || {
+            repairs += 1;
+            sh("echo 1 > /proc/sys/net/ipv6/conf/enf0/accept_ra");
+            world.verify() == "b false"
+        });
+        let mut told: Vec<_> = (0..repairs).map(|_| monitor.until("tampered")).collect();
+        let what = told.pop().unwrap()["what"].as_str().unwrap().to_owned();
+        assert!(
+            what.starts_with("somebody else changed what belongs to enf0; put back: echo 0 > /proc/sys/"),
+            "{what}"
+        );
+        assert_eq!(sh("cat /proc/sys/net/ipv6/conf/enf0/accept_ra"), "0\n");
+        assert_eq!(world.verify(), "b true");
+        assert_ne!(world.get(FIREWALL, "LastVerified"), seen);
+        assert_eq!(number(world), generation, "the firewall was as it shall be");
+        sh("nft flush ruleset");
+        let what = monitor.until("tampered")["what"].as_str().unwrap().to_owned();
+        assert_eq!(
+            what,
+            "somebody else changed what belongs to the host's firewall; put back: nft: add table inet enftun"
+        );
+        assert_eq!(number(world), generation + 1);
+        assert_eq!((world.verify(), world.get(FIREWALL, "InForce")), ("b true".to_owned(), "b true".to_owned()));
+        assert_eq!(world.log().matches("put back: ").count(), repairs + 1, "the log says the same");
+        assert_eq!(world.status()["state"], "connected");
+        assert_eq!(world.log().matches("enf0 is connected").count(), 1, "the session lives on");
+    });
+}
+
+#[test]
+fn blocking_is_not_claimed_while_the_firewall_is_not_in_force() {
+    story("blocking_is_not_claimed_while_the_firewall_is_not_in_force", |world| {
+        world.connect();
+        let (pid, nft) = (world.daemon().id(), sh("readlink -f $(command -v nft)").trim().to_owned());
+        let broken = world.path().join("nft");
+        write(&broken, b"#!/bin/sh\necho 'Error: it is broken' >&2\nexit 1\n", 0o755);
+        sh(&format!("nsenter -m -t {pid} mount --bind {} {nft}", broken.display()));
+        sh("nft add table ip other");
+        stdout(world.ctl(&["wait", "enf0", "error"]));
+        world.bus.shows("enf0", "Blocking", "b false");
+        assert_eq!(world.get(FIREWALL, "InForce"), "b false");
+        assert_eq!(world.get(MANAGER, "Blocking"), "b false");
+        assert_eq!(world.verify(), "b false");
+        assert!(!ping(ROUTER), "routing blocks all the same");
+        let status = stdout(world.ctl(&["status", "enf0"]));
+        for expected in ["  firewall:      NOT in force", "Error: it is broken", "(firewall-failed)"] {
+            assert!(status.contains(expected), "{expected} in {status}");
+        }
+        sh(&format!("nsenter -m -t {pid} umount {nft}"));
+        stdout(world.ctl(&["wait", "enf0", "connected"]));
+        world.bus.shows("enf0", "Blocking", "b true");
+        assert_eq!(world.verify(), "b true");
+        assert!(stdout(world.ctl(&["status", "enf0"])).contains("  firewall:      in force, looked at "));
     });
 }

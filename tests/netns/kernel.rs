@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const MARK: u32 = 363;
@@ -84,7 +84,7 @@ fn build(tunnel: &Tunnel, wanted: &Wanted, kept: &[IpNet]) -> Plan {
 }
 
 fn kernel() -> Kernel {
-    Kernel::new(nix::unistd::getuid().as_raw()).unwrap()
+    Kernel::new(nix::unistd::getuid().as_raw(), Path::new("/nothing/is/kept")).unwrap()
 }
 
 /// A host `here` on a LAN, whose other end is its way to everywhere: `far` answers to all these addresses.
@@ -306,7 +306,7 @@ fn whatever_an_apply_left_half_done_is_completed_and_cleared() {
                 let mut kernel = kernel();
                 kernel.apply_host(&host).await.unwrap();
                 kernel.apply(&plan).await.unwrap();
-                assert_eq!(kernel.apply_host(&host).await.unwrap(), [""; 0], "after {done} steps");
+                assert_eq!(kernel.apply_host(&host).await.unwrap().changes, [""; 0], "after {done} steps");
                 let observed = kernel.observe(&plan.scope).await.unwrap();
                 for (found, wanted) in
                     [(observed.rules.len(), goal.rules.len()), (observed.routes.len(), goal.routes.len())]
@@ -612,7 +612,7 @@ fn a_device_that_is_there_already_is_adopted() {
             // Where the user exists, the device is his; in a user namespace without him it is ours.
             let exists = std::fs::read_to_string("/proc/self/uid_map").unwrap().contains("4294967295");
             let user = if exists { 65_533 } else { nix::unistd::getuid().as_raw() };
-            let mut kernel = Kernel::new(65_533).unwrap();
+            let mut kernel = Kernel::new(65_533, Path::new("/nothing/is/kept")).unwrap();
             assert_eq!(kernel.apply(&connected(&everything())).await.unwrap().ifindex, Some(index));
             let json: serde_json::Value = serde_json::from_str(&link()).unwrap();
             let data = &json[0]["linkinfo"]["info_data"];

@@ -491,6 +491,26 @@ fn a_broken_file_without_a_last_plan_leaves_the_emergency_until_the_user_opens_i
 }
 
 #[test]
+fn what_its_user_opened_stays_open_when_its_file_breaks() {
+    story("what_its_user_opened_stays_open_when_its_file_breaks", |world| {
+        world.write_tunnel("enf0", "session", EVERYTHING);
+        world.start_daemon();
+        world.connect();
+        world.disconnect();
+        world.damage("enf0");
+        world.restart_daemon();
+        world.lets(&OPEN, "nobody locked it");
+        world.write_tunnel("enf0", "boot", EVERYTHING);
+        stdout(world.ctl(&["reload"]));
+        stdout(world.ctl(&["lockdown", "enf0", "off"]));
+        world.damage("enf0");
+        world.reboot();
+        assert!(world.lockdown("enf0").status.success());
+        world.lets(&OPEN, "its user said off");
+    });
+}
+
+#[test]
 fn an_emergency_is_over_when_the_file_is_mended() {
     story("an_emergency_is_over_when_the_file_is_mended", |world| {
         for (word, out) in [("boot", &BLOCKED[..]), ("session", &OPEN[..])] {

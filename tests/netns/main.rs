@@ -5,6 +5,7 @@
 mod common;
 
 mod daemon;
+mod firewall;
 mod healing;
 mod interop;
 mod kernel;
@@ -15,3 +16,4 @@ mod resolved;
 mod router;
 mod ruleset;
 mod session;
+mod trusted;

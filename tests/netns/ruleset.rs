@@ -97,7 +97,7 @@ fn firewall_of(host: &Host) -> Host {
 }
 
 fn kernel() -> Kernel {
-    Kernel::new(nix::unistd::getuid().as_raw()).unwrap()
+    Kernel::new(nix::unistd::getuid().as_raw(), Path::new("/nothing/is/kept")).unwrap()
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn what_is_in_force_is_recognised_by_another_process_and_left_alone() {
             let handles = || sh("nft -a list ruleset");
             let listed = handles();
             let again = block_on(async { kernel().apply_host(&host).await.unwrap() });
-            assert_eq!((again, handles()), (Vec::new(), listed), "{what}");
+            assert_eq!((again.changes, handles()), (Vec::new(), listed), "{what}");
         }
         block_on(async { kernel().apply_host(&Host::default()).await.unwrap() });
         assert_eq!(state_of_host(), before);
@@ -142,7 +142,7 @@ fn whatever_somebody_does_to_our_table_is_noticed_and_mended() {
         for injury in injuries {
             sh(&injury);
             let mended = block_on(async { kernel().apply_host(&host).await.unwrap() });
-            assert_eq!(mended.len(), 1, "{injury}: {mended:?}");
+            assert_eq!(mended.changes.len(), 1, "{injury}: {mended:?}");
             assert_eq!(sh("nft -j list table inet enftun | sed 's/\"handle\": [0-9]*//g'"), right, "{injury}");
         }
     });

@@ -151,8 +151,8 @@ fn every_key_that_is_written_arrives() {
         fwmark_mask = 0xf0
         table = 4294967295
         lockdown = "session"
-        trusted_groups = []
-        trusted_interfaces = []
+        trusted_groups = ["lan", "dmz"]
+        trusted_interfaces = ["eth1", "eth0.5"]
         [dns]
         servers = ["fd00::53", "10.0.0.53"]
         domains = ["~.", "example.net"]
@@ -192,6 +192,10 @@ fn every_key_that_is_written_arrives() {
     assert_eq!(prefixes, ["::/0", "0.0.0.0/0", "fd00::/8", "10.0.0.0/8"]);
     assert_eq!((route.fwmark, route.fwmark_mask, route.table), (0x10, 0xf0, u32::MAX));
     assert_eq!((route.allow_ipv4, route.lockdown), (true, Lockdown::Session));
+    assert_eq!(
+        (route.trusted_groups.join(" "), route.trusted_interfaces.join(" ")),
+        ("lan dmz".into(), "eth1 eth0.5".into())
+    );
     let dns = dns.as_ref().unwrap();
     assert_eq!(dns.servers.iter().map(ToString::to_string).collect::<Vec<_>>(), ["fd00::53", "10.0.0.53"]);
     assert_eq!(dns.domains.iter().map(ToString::to_string).collect::<Vec<_>>(), ["~.", "example.net"]);
