@@ -2,7 +2,7 @@
 //! what was blocked, so it says so; it goes on past errors and tells them all.
 
 use super::args::Clear;
-use super::{CliError, load_tunnel, output};
+use super::{CliError, load_tunnel, output, tunnel_name};
 use crate::daemon::in_force::{Holder, InForce};
 use crate::daemon::last_plans::LastPlans;
 use crate::dbus::client::{Change, Client, ClientError};
@@ -14,7 +14,7 @@ use crate::plan::{Host, Scope};
 /// Clears, or reports everything that could not be cleared.
 pub async fn run(args: Clear) -> Result<(), CliError> {
     let paths = Paths { config: args.config_dir.path, state: args.state_dir.path, runtime: args.runtime_dir.path };
-    let name = args.name.as_str();
+    let name = &tunnel_name(&args.name);
     // A daemon that runs would put it back: it is told.
     if let Ok(client) = Client::connect().await
         && let Some(told) = by_daemon(&client, name).await?
@@ -25,7 +25,7 @@ pub async fn run(args: Clear) -> Result<(), CliError> {
     let mut last_plans = LastPlans::load(&paths.state);
     let last = last_plans.get(name).map(|plan| plan.scope.clone());
     let mut scopes: Vec<Scope> = in_force.scopes(name).into_iter().chain(last).collect();
-    match load_tunnel(name, &paths) {
+    match load_tunnel(&args.name, &paths) {
         Ok(tunnel) => scopes.push(Scope::of(&tunnel)),
         // What it has in the kernel is known nevertheless.
         Err(_) if !scopes.is_empty() || in_force.unknown().contains(name) || last_plans.was_blocking(name) => {}

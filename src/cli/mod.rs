@@ -26,7 +26,7 @@ use crate::paths::Paths;
 use clap::{Parser, Subcommand};
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Drives enftund, which keeps this host on an overlay network through tunnels.
@@ -181,10 +181,19 @@ impl CliError {
     }
 }
 
+fn is_path(what: &str) -> bool {
+    what.contains('/') || what.ends_with(".toml")
+}
+
+/// What the tunnel is called that `NAME|FILE` means.
+fn tunnel_name(what: &str) -> String {
+    let stem = Path::new(what).file_stem().filter(|_| is_path(what));
+    stem.map_or_else(|| what.to_owned(), |stem| stem.to_string_lossy().into_owned())
+}
+
 /// The tunnel that `NAME|FILE` means: a file when it looks like a path, else the file of that name. All findings are printed.
 fn load_tunnel(what: &str, paths: &Paths) -> Result<Tunnel, CliError> {
-    let is_path = what.contains('/') || what.ends_with(".toml");
-    let file = if is_path { PathBuf::from(what) } else { paths.tunnel_file(what) };
+    let file = if is_path(what) { PathBuf::from(what) } else { paths.tunnel_file(what) };
     if matches!(file.try_exists(), Ok(false)) {
         return Err(CliError::NoFile(file));
     }
