@@ -89,6 +89,15 @@ pub enum KernelError {
         /// What it says.
         said: String,
     },
+    /// The guard cannot be put, or not be taken away.
+    #[error("keep the nftables table {}{}", crate::plan::GUARD, advice(.0))]
+    Guard(#[source] io::Error),
+    /// The guard is another process's.
+    #[error(
+        "another process holds the nftables table {0}; stop it (is a second enftund running? `nft list table inet {0}` names it)",
+        crate::plan::GUARD
+    )]
+    GuardHeld,
     /// What was there before cannot be kept.
     #[error("keep what was there before in {}", path.display())]
     Previous {
@@ -125,12 +134,13 @@ impl KernelError {
     pub fn class(&self) -> Class {
         match self {
             Self::Netlink(source) | Self::Observe { source, .. } | Self::Change { source, .. } => class_of(source),
-            Self::RunNft { source, .. } | Self::Previous { source, .. } => class_of(source),
+            Self::RunNft { source, .. } | Self::Previous { source, .. } | Self::Guard(source) => class_of(source),
             Self::Several(errors) => errors.first().map_or(Class::Bug, Self::class),
             Self::NoTun(_) | Self::NotTun { .. } | Self::Attach { .. } | Self::NoNft | Self::Nft { .. } => {
                 Class::Environment
             }
             Self::Busy { .. }
+            | Self::GuardHeld
             | Self::Unstable(_)
             | Self::UnstableFirewall
             | Self::NftHangs { .. }
@@ -148,9 +158,9 @@ impl From<&KernelError> for Failure {
 }
 
 fn of_firewall(error: &KernelError) -> bool {
-    use KernelError::{Nft, NftHangs, NoNft, RunNft, Several, UnstableFirewall};
+    use KernelError::{Guard, GuardHeld, Nft, NftHangs, NoNft, RunNft, Several, UnstableFirewall};
     match error {
-        NoNft | RunNft { .. } | NftHangs { .. } | Nft { .. } | UnstableFirewall => true,
+        NoNft | RunNft { .. } | NftHangs { .. } | Nft { .. } | UnstableFirewall | Guard(_) | GuardHeld => true,
         Several(errors) => errors.iter().any(of_firewall),
         _ => false,
     }

@@ -6,6 +6,7 @@
 mod address;
 mod error;
 mod group;
+mod guard;
 mod host;
 mod link;
 mod nft;
@@ -22,6 +23,7 @@ pub use watch::Watch;
 
 use crate::plan::{self, Change, Host, Observed, Plan, Rule, Scope};
 use crate::sys::tun::Tun;
+use guard::Guard;
 use previous::Previous;
 use std::collections::HashMap;
 use std::io;
@@ -55,6 +57,7 @@ pub struct Kernel {
     previous: Previous,
     /// How this nft lists our present table, where that is not as we expect it.
     listed: Option<(nft::Listing, nft::Listing)>,
+    guard: Guard,
     firewall: Firewall,
 }
 
@@ -86,6 +89,7 @@ impl Kernel {
             held: HashMap::new(),
             previous,
             listed: None,
+            guard: Guard::default(),
             firewall: Firewall::default(),
         })
     }
@@ -149,13 +153,18 @@ impl Kernel {
     }
 
     /// Brings what is the host's and no single tunnel's into force. The firewall comes first and goes last; behind it this
-    /// goes on after an error.
+    /// goes on after an error. The guard, where the kernel can keep one, is there even before the firewall, and after it.
     pub async fn apply_host(&mut self, host: &Host) -> Result<HostApplied, KernelError> {
         tokio::time::timeout(DEADLINE, self.converge_host(host)).await.unwrap_or(Err(KernelError::TimedOut(DEADLINE)))
     }
 
     async fn converge_host(&mut self, host: &Host) -> Result<HostApplied, KernelError> {
         let mut done = HostApplied::default();
+        let guard = host.guard.as_ref();
+        if guard.is_some() {
+            // Whatever comes of it, the firewall is not kept waiting.
+            done.changes.extend(self.guard.try_apply(guard).ok().flatten());
+        }
         // Until it is seen to be.
         self.firewall.in_force = false;
         if let Some(table) = &host.firewall {
@@ -166,6 +175,12 @@ impl Kernel {
             Ok(found) => self.take(host, found, &mut done).await,
             Err(_) => Vec::new(),
         };
+        if guard.is_some() {
+            match self.guard.apply(guard).await {
+                Ok(change) => done.changes.extend(change),
+                Err(error) => errors.push(error),
+            }
+        }
         match self.due_for_host(host).await {
             Ok(due) => {
                 for change in due {
@@ -183,6 +198,12 @@ impl Kernel {
         }
         if host.firewall.is_none() {
             match self.no_table().await {
+                Ok(change) => done.changes.extend(change),
+                Err(error) => errors.push(error),
+            }
+        }
+        if guard.is_none() {
+            match self.guard.apply(None).await {
                 Ok(change) => done.changes.extend(change),
                 Err(error) => errors.push(error),
             }

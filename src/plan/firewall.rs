@@ -12,6 +12,8 @@ use std::net::{IpAddr, SocketAddr};
 
 /// The name of our table, in family `inet`.
 pub const TABLE: &str = "enftun";
+/// The name of the table that stays when somebody flushes the ruleset.
+pub const GUARD: &str = "enftun-guard";
 const LOOPBACK: &str = "lo";
 
 /// What the firewall must know of one tunnel that blocks, beside the scope of its plan.
@@ -53,13 +55,24 @@ struct Host<'a> {
 /// The table for these plans; none when no tunnel blocks. `uid` is the user whose packets are our own. In an `emergency` there
 /// is a tunnel beside them of which nothing is known: only what these plans let through passes.
 pub fn firewall<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32, emergency: bool) -> Option<Table> {
+    blocking(plans, uid, emergency).map(|host| host.table())
+}
+
+/// The guard for these plans: a table that holds the host alone while [`firewall`] is missing. It judges each packet that comes
+/// in as the first chain of that one does, and each that goes out as the last, by flow marks too, which outlive the table.
+/// Without sets: it is short to tell the kernel.
+pub fn guard<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32, emergency: bool) -> Option<Table> {
+    blocking(plans, uid, emergency).map(|host| host.guard())
+}
+
+fn blocking<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32, emergency: bool) -> Option<Host<'a>> {
     let blocking = |plan: &'a Plan| {
         let policy = plan.policy.as_ref()?;
         let mark = Mark { mark: plan.scope.mark, mask: plan.scope.mask };
         Some(Blocking { dev: Some(&plan.scope.dev), mark, prefixes: &plan.scope.prefixes, policy })
     };
     let tunnels: Vec<_> = plans.into_iter().filter_map(blocking).chain(emergency.then_some(UNKNOWN)).collect();
-    if tunnels.is_empty() { None } else { Some(Host { tunnels, uid }.table()) }
+    (!tunnels.is_empty()).then_some(Host { tunnels, uid })
 }
 
 impl Host<'_> {
@@ -186,6 +199,18 @@ impl Host<'_> {
         rules.extend(self.each_mark(|mark| Rule::new(FORGED, [Test::Mark(mark)], Action::Drop)));
         rules.extend(self.beside_and_into());
         rules
+    }
+
+    /// The first and the last chain once more, as far as they judge.
+    fn guard(&self) -> Table {
+        let judges = |rule: &&Rule| matches!(rule.actions.as_slice(), [Action::Accept | Action::Drop]);
+        let chain = |hook, priority, rules: Vec<Rule>| {
+            let rules = rules.iter().filter(judges).flat_map(Rule::without_sets).collect();
+            Chain { hook, priority, rules }
+        };
+        let chains =
+            vec![chain(Hook::Prerouting, -149, self.prerouting()), chain(Hook::Postrouting, 301, self.postrouting())];
+        Table { name: GUARD, chains }
     }
 
     fn before_output(&self) -> Vec<Rule> {

@@ -2,7 +2,7 @@
 //! settings that all of it rests on. Pure; two tunnels that each brought only their own would undo each other.
 
 use super::nft::Table;
-use super::{Action, Family, Match, Plan, Route, Rule, firewall};
+use super::{Action, Family, Match, Plan, Route, Rule, firewall, guard};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -11,6 +11,8 @@ use std::fmt;
 pub struct Host {
     /// Our table; none: there is none.
     pub firewall: Option<Table>,
+    /// The table that holds the host while somebody flushed the ruleset, where the kernel can keep one.
+    pub guard: Option<Table>,
     /// The rules that let routes of trusted interfaces be used, except default routes.
     pub rules: Vec<Rule>,
     /// Trusted interfaces, each with the number of its group. Those that do not exist are waited for.
@@ -21,6 +23,8 @@ pub struct Host {
 
 /// The mark that the firewall gives to answers counts when the kernel judges their way back (rp_filter).
 const SRC_VALID_MARK: (&str, &str) = ("ipv4/conf/all/src_valid_mark", "1");
+/// What nft 1.0 cannot say of the guard: flags that it does not know, and a table that ends with its owner is none.
+const GUARDED: &str = "the guard: enftund itself holds it, with flags owner and persist (Linux 6.9), and `nft flush ruleset` leaves it alone";
 
 impl Host {
     /// What these plans need together. `uid` is the user whose packets are our own.
@@ -35,7 +39,8 @@ impl Host {
         let trusted = |family| Rule::new(family, Match::Trusted, Action::Lookup(Route::MAIN));
         let blocks = plans.clone().into_iter().any(|plan| !plan.rules.is_empty());
         Self {
-            firewall: firewall(plans, uid, emergency),
+            firewall: firewall(plans.clone(), uid, emergency),
+            guard: guard(plans, uid, emergency),
             rules: if groups.is_empty() { Vec::new() } else { Family::ALL.map(trusted).to_vec() },
             groups,
             sysctls: blocks.then_some(SRC_VALID_MARK).into_iter().collect(),
@@ -46,12 +51,14 @@ impl Host {
 impl Host {
     /// The commands that bring it about on a host that has nothing of it, for `sh`, under headings for people.
     fn sections(&self) -> Vec<(&'static str, Vec<String>)> {
-        let firewall = self.firewall.iter().map(|table| format!("nft -f - <<'EOF'\n{table}\nEOF")).collect();
+        let tables =
+            |table: &Option<Table>| table.iter().map(|table| format!("nft -f - <<'EOF'\n{table}\nEOF")).collect();
         let sysctls = self.sysctls.iter().map(|(file, value)| format!("echo {value} > /proc/sys/net/{file}")).collect();
         let groups = self.groups.iter().map(|(name, number)| format!("ip link set dev {name} group {number}"));
         let trusted = groups.chain(self.rules.iter().map(ToString::to_string)).collect();
         vec![
-            ("the firewall: what passes beside the tunnels, and nothing else", firewall),
+            ("the firewall: what passes beside the tunnels, and nothing else", tables(&self.firewall)),
+            (GUARDED, tables(&self.guard)),
             ("the marks of answers count when the kernel judges their way back (rp_filter)", sysctls),
             ("trusted interfaces: their routes are used, but never a default route", trusted),
         ]

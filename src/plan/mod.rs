@@ -11,7 +11,7 @@ pub mod nft;
 
 pub(crate) use diff::SYSCTLS;
 pub use diff::{Change, FoundLink, Observed, diff};
-pub use firewall::{Openings, Policy, TABLE, emergency, firewall};
+pub use firewall::{GUARD, Openings, Policy, TABLE, emergency, firewall, guard};
 pub use host::Host;
 pub use item::{Action, Address, Family, Link, Match, Route, Rule, Target};
 

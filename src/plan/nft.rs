@@ -133,6 +133,40 @@ impl Rule {
     pub fn new(comment: &'static str, tests: impl Into<Vec<Test>>, action: Action) -> Self {
         Self { tests: tests.into(), actions: vec![action], comment }
     }
+
+    /// The same as several rules, none of which tests for more than one name, address or type at a time.
+    pub fn without_sets(&self) -> Vec<Self> {
+        let mut all = vec![Vec::new()];
+        for test in &self.tests {
+            let parts = test.parts();
+            all = all
+                .iter()
+                .flat_map(|tests| parts.iter().map(|part| [tests.as_slice(), part.as_slice()].concat()))
+                .collect();
+        }
+        all.into_iter().map(|tests| Self { tests, ..self.clone() }).collect()
+    }
+}
+
+impl Test {
+    /// Tests of one item each: this one holds when all of any of these lists do.
+    fn parts(&self) -> Vec<Vec<Self>> {
+        fn each<T: Clone>(items: &[T], test: fn(Vec<T>) -> Test) -> Vec<Test> {
+            items.iter().map(|item| test(vec![item.clone()])).collect()
+        }
+        let any = |tests: Vec<Self>| tests.into_iter().map(|test| vec![test]).collect();
+        match self {
+            Self::In(names) => any(each(names, Self::In)),
+            Self::Out(names) => any(each(names, Self::Out)),
+            Self::NotOut(names) => vec![each(names, Self::NotOut)],
+            Self::From(nets) => any(each(nets, Self::From)),
+            Self::To(nets) => any(each(nets, Self::To)),
+            Self::NotFrom(nets) => vec![each(nets, Self::NotFrom)],
+            Self::NotTo(nets) => vec![each(nets, Self::NotTo)],
+            Self::Icmpv6(types) => any(each(types, Self::Icmpv6)),
+            _ => vec![vec![self.clone()]],
+        }
+    }
 }
 
 impl Mark {

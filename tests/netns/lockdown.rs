@@ -169,7 +169,7 @@ impl World {
 
     fn reboot_kernel(&self) {
         sh(&format!("rm -f {}/run/*", self.path().display()));
-        sh("nft delete table inet enftun 2>/dev/null || true; ip link del enf0 2>/dev/null || true
+        sh("for table in enftun enftun-guard; do nft delete table inet $table 2>/dev/null || true; done; ip link del enf0 2>/dev/null || true
             for family in -4 -6; do
                 ip $family rule show | sed -n 's/^\\([2-9][0-9][0-9]\\):.*/\\1/p' | while read -r preference; do
                     ip $family rule del pref $preference

@@ -6,6 +6,7 @@ mod common;
 
 mod daemon;
 mod firewall;
+mod guard;
 mod healing;
 mod interop;
 mod kernel;

@@ -36,7 +36,7 @@ fn plan(tunnel: &Tunnel, wanted: &Wanted, openings: &Openings) -> Plan {
 }
 
 /// Everything that can stand in the table: each sort of tunnel in each state, alone and with others.
-fn hosts() -> Vec<(String, Host)> {
+pub(super) fn hosts() -> Vec<(String, Host)> {
     let tunnels = [
         ("everything", "prefixes = [\"default\"]"),
         ("everything with IPv4", "prefixes = [\"default\"]\nallow_ipv4 = true"),

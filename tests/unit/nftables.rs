@@ -46,10 +46,12 @@ fn the_rulesets_in_nftables_are_those_of_the_examples() {
     }
     let both = vec![example("device", "connected"), example("server", "connected")];
     rulesets.insert("device-and-server.connected".to_owned(), both);
-    let mut rulesets: BTreeMap<String, String> = rulesets
-        .into_iter()
-        .map(|(name, plans)| (name, Host::of(&plans, UID).firewall.expect("it blocks").to_string()))
-        .collect();
+    let text = |table: Option<plan::nft::Table>| table.expect("it blocks").to_string();
+    let guards = ["device.connected", "server.connected"]
+        .map(|name| (format!("{name}.guard"), text(Host::of(&rulesets[name], UID).guard)));
+    let mut rulesets: BTreeMap<String, String> =
+        rulesets.into_iter().map(|(name, plans)| (name, text(Host::of(&plans, UID).firewall))).collect();
+    rulesets.extend(guards);
     rulesets.insert("emergency".to_owned(), plan::emergency().to_string());
 
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("nftables");

@@ -3,7 +3,6 @@
 use crate::bed::{Example, story};
 use crate::common::netns::sh;
 use crate::probes::Held;
-use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
@@ -48,8 +47,8 @@ fn without_the_firewall_routing_holds_what_lets_the_kernel_choose_the_interface(
         story("without_the_firewall_routing_holds_what_lets_the_kernel_choose_the_interface", example, |bed| {
             let probing = bed.probe();
             bed.close(&probing);
-            // A daemon that cannot heal.
-            bed.signal(Signal::SIGSTOP);
+            // Without the daemon nobody heals, and nobody holds the guard: the flush takes it, too.
+            bed.kill_daemon();
             sh("nft flush ruleset");
             let begun = SystemTime::now();
             a_while();
@@ -68,7 +67,6 @@ fn without_the_firewall_routing_holds_what_lets_the_kernel_choose_the_interface(
                 .map(|(_, name)| name)
                 .collect();
             assert!(stayed.is_empty(), "these did not leave without the firewall: {stayed:#?}");
-            bed.signal(Signal::SIGCONT);
         });
     }
 }

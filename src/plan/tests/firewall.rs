@@ -259,6 +259,16 @@ proptest! {
     }
 
     #[test]
+    fn the_guard_alone_judges_what_comes_and_leaves_as_the_firewall_does(plans in tunnels(), packet in packets()) {
+        let table = super::super::firewall(&plans, UID, false).unwrap();
+        let guard = super::super::guard(&plans, UID, false).unwrap();
+        for hook in [Hook::Prerouting, Hook::Postrouting] {
+            let judges = |table| passes(table, hook, &mut packet.clone());
+            prop_assert_eq!(judges(&guard), judges(&table));
+        }
+    }
+
+    #[test]
     fn in_an_emergency_only_what_keeps_a_link_leaves_or_comes_in(packet in packets()) {
         let table = crate::plan::emergency();
         prop_assert_eq!(leaves(&table, &packet), leaves(&table, &packet) && keeps_link(&packet));
@@ -280,4 +290,5 @@ fn without_a_tunnel_that_blocks_there_is_no_table() {
     assert_eq!(super::super::firewall([&build(&off, &Wanted::Connecting, &[])], UID, false), None);
     let open = build(&tunnel(&["::/0"], false), &Wanted::Open, &[]);
     assert_eq!(super::super::firewall([&open], UID, false), None);
+    assert_eq!(super::super::guard([&open], UID, false), None);
 }
