@@ -1,10 +1,11 @@
-//! What every room that keeps something in a file needs: to replace it as a whole, and to know whether it tells of this boot
+//! What every room that keeps something in a file needs: to replace it as a whole, to set a damaged one aside, and to know whether it tells of this boot
 //! and this network namespace. It knows nothing of what is kept.
 
 use serde::{Deserialize, Serialize};
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use std::{fs, io};
 
 /// The namespace whose kernel state a file tells of: a boot and a network namespace.
@@ -31,6 +32,31 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         .tempfile_in(directory)?;
     file.write_all(content)?;
     file.as_file().sync_all()?;
+    yield_to_owner_of(directory, file.as_file());
     file.persist(path).map_err(|error| error.error)?;
     fs::File::open(directory)?.sync_all()
+}
+
+/// Root's files in a directory of the daemon's user are that user's: the daemon is not root. Where that cannot be, they stay
+/// as they are.
+pub fn yield_to_owner_of(directory: &Path, file: &fs::File) {
+    if nix::unistd::geteuid().is_root()
+        && let Ok(owner) = fs::metadata(directory)
+        && let Err(error) = fchown(file, Some(owner.uid()), Some(owner.gid()))
+    {
+        log::debug!("give a file to the owner of {}: {error}", directory.display());
+    }
+}
+
+/// Gives a damaged file another name, which is returned.
+pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".damaged-{seconds}"));
+    let aside = path.with_file_name(name);
+    if aside.symlink_metadata().is_ok() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    fs::rename(path, &aside)?;
+    Ok(aside)
 }

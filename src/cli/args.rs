@@ -20,6 +20,14 @@ pub struct RuntimeDir {
     pub path: PathBuf,
 }
 
+/// Where what must survive a reboot is.
+#[derive(Clone, Debug, clap::Args)]
+pub struct StateDir {
+    /// Where it is written down what to block when the configuration cannot be read.
+    #[arg(id = "state_dir", long = "state-dir", value_name = "DIR", default_value = crate::paths::STATE_DIR)]
+    pub path: PathBuf,
+}
+
 /// `enftunctl plan NAME`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Plan {
@@ -61,6 +69,9 @@ pub struct Clear {
     /// Where the configuration is.
     #[command(flatten)]
     pub config_dir: ConfigDir,
+    /// Where what must survive a reboot is.
+    #[command(flatten)]
+    pub state_dir: StateDir,
     /// Where what is in force is written down.
     #[command(flatten)]
     pub runtime_dir: RuntimeDir,

@@ -6,6 +6,7 @@ mod change;
 mod check;
 mod clear;
 mod list;
+mod lockdown;
 mod monitor;
 mod output;
 mod plan;
@@ -25,7 +26,7 @@ use crate::paths::Paths;
 use clap::{Parser, Subcommand};
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Drives enftund, which keeps this host on an overlay network through tunnels.
@@ -56,6 +57,8 @@ enum Verb {
     Disconnect(change::Args),
     /// Starts a new session of a tunnel.
     Reconnect(change::Args),
+    /// Has a tunnel blocked from boot until it is opened, or only while it is wanted; holds instead of what its file says.
+    Lockdown(lockdown::Args),
     /// Waits until a tunnel is in a state.
     Wait(wait::Args),
     /// Tells what happens, until it is interrupted.
@@ -66,7 +69,7 @@ enum Verb {
     Plan(args::Plan),
     /// Runs one tunnel in the foreground, without the daemon; Ctrl-C takes everything away again.
     Run(args::Run),
-    /// Takes away everything of a tunnel from the kernel, and so opens what was blocked.
+    /// Takes away everything of a tunnel from the kernel, and so opens what was blocked; has enftund do so where it runs.
     Clear(args::Clear),
     /// Checks configuration files, without the daemon.
     Check(check::Args),
@@ -80,6 +83,7 @@ impl Verb {
             Self::Connect(args) => change::run(change::Change::Connect, args).await,
             Self::Disconnect(args) => change::run(change::Change::Disconnect, args).await,
             Self::Reconnect(args) => change::run(change::Change::Reconnect, args).await,
+            Self::Lockdown(args) => lockdown::run(args).await,
             Self::Wait(args) => wait::run(args).await,
             Self::Monitor(args) => monitor::run(args).await,
             Self::Reload => reload::run().await,
@@ -128,15 +132,6 @@ pub enum CliError {
     /// The actor refuses.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The daemon goes on blocking.
-    #[error(
-        "enftund keeps {tunnel} blocked, as its lockdown = \"boot\" says; write lockdown = \"session\" below [route] and \
-         `enftunctl reload`, or stop enftund first"
-    )]
-    LockedDown {
-        /// The tunnel.
-        tunnel: String,
-    },
     /// Something of a tunnel is still in the kernel.
     #[error("something of {tunnel} is still in the kernel: {why}; `enftunctl clear {tunnel}` tries again")]
     LeftBehind {
@@ -170,9 +165,7 @@ impl CliError {
             Self::Failed { .. } | Self::TimedOut { .. } => Class::Transient,
             Self::Kernel(error) => error.class(),
             Self::Refused(refusal) => refusal.class(),
-            Self::InForce(_) | Self::Output(_) | Self::Start(_) | Self::LeftBehind { .. } | Self::LockedDown { .. } => {
-                Class::Environment
-            }
+            Self::InForce(_) | Self::Output(_) | Self::Start(_) | Self::LeftBehind { .. } => Class::Environment,
             Self::Configuration { .. } | Self::NoFile(_) => Class::Configuration,
         }
     }
@@ -188,10 +181,19 @@ impl CliError {
     }
 }
 
+fn is_path(what: &str) -> bool {
+    what.contains('/') || what.ends_with(".toml")
+}
+
+/// What the tunnel is called that `NAME|FILE` means.
+fn tunnel_name(what: &str) -> String {
+    let stem = Path::new(what).file_stem().filter(|_| is_path(what));
+    stem.map_or_else(|| what.to_owned(), |stem| stem.to_string_lossy().into_owned())
+}
+
 /// The tunnel that `NAME|FILE` means: a file when it looks like a path, else the file of that name. All findings are printed.
 fn load_tunnel(what: &str, paths: &Paths) -> Result<Tunnel, CliError> {
-    let is_path = what.contains('/') || what.ends_with(".toml");
-    let file = if is_path { PathBuf::from(what) } else { paths.tunnel_file(what) };
+    let file = if is_path(what) { PathBuf::from(what) } else { paths.tunnel_file(what) };
     if matches!(file.try_exists(), Ok(false)) {
         return Err(CliError::NoFile(file));
     }

@@ -4,7 +4,8 @@
 use super::args::Run;
 use super::{CliError, load_groups, load_tunnel, output, time};
 use crate::config::{self, Kind, Lockdown};
-use crate::daemon::in_force::InForce;
+use crate::daemon::in_force::{Holder, InForce};
+use crate::daemon::last_plans::LastPlans;
 use crate::daemon::targets::Targets;
 use crate::daemon::{Caller, Core, Daemon, Request, STATES, Snapshot, Transition};
 use crate::kernel::Kernel;
@@ -59,8 +60,9 @@ pub async fn run(args: Run) -> Result<(), CliError> {
     let kernel = Kernel::new(nix::unistd::geteuid().as_raw(), &paths.runtime)?;
     let mut config = config::Config { groups: load_groups(&paths)?, ..config::Config::default() };
     config.tunnels.insert(name.clone(), tunnel);
-    let in_force = InForce::open(&paths.runtime, "enftunctl run")?;
-    let (daemon, core) = Daemon::new(paths, config, kernel, in_force, Targets::default()).map_err(CliError::Start)?;
+    let in_force = InForce::open(&paths.runtime, Holder::Run)?;
+    let (daemon, core) = Daemon::new(paths, config, kernel, in_force, LastPlans::default(), Targets::default())
+        .map_err(CliError::Start)?;
     let actor = tokio::spawn(daemon.run());
     let me = Caller { name: "enftunctl run".to_owned(), uid: Some(nix::unistd::getuid().as_raw()) };
     let mut printed = 0;

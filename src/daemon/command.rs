@@ -34,6 +34,8 @@ pub enum Request {
     Disconnect(String),
     /// A new session, now.
     Reconnect(String),
+    /// Block it when it is not wanted, or do not, whatever its file says.
+    SetLockdown(String, bool),
     /// Read the configuration again and make it so.
     Reload,
     /// Look now whether all that is ours in the kernel is as it shall be, and put back what is not.
@@ -67,6 +69,9 @@ pub enum Refusal {
     /// The configuration has errors; nothing was changed.
     #[error("the configuration has errors and nothing was changed: {0}")]
     InvalidConfig(String),
+    /// It could not be done, or not be remembered.
+    #[error("{0}")]
+    Failed(String),
     /// The daemon is ending.
     #[error("the daemon is shutting down")]
     ShuttingDown,
@@ -77,6 +82,7 @@ impl Refusal {
     pub fn class(&self) -> Class {
         match self {
             Self::NotFound(_) | Self::InvalidConfig(_) => Class::Configuration,
+            Self::Failed(_) => Class::Environment,
             Self::WrongState(_) | Self::ShuttingDown => Class::Transient,
         }
     }

@@ -13,6 +13,8 @@ use std::time::Duration;
 const LINES: u32 = 5;
 /// What repairs of no single tunnel are told of.
 const HOST: &str = "the host's firewall";
+/// What repairs of tunnels are told of whose files cannot be used.
+const OTHERS: &str = "tunnels that are kept blocked";
 const WINDOW: Duration = Duration::from_secs(10);
 
 impl Daemon {
@@ -20,10 +22,22 @@ impl Daemon {
     pub(super) async fn heal(&mut self) -> bool {
         let mut well = true;
         // What all tunnels have together first: the firewall holds what the rest lets out meanwhile.
-        if !self.in_force.plans().is_empty() || self.tunnels.values().any(|tunnel| tunnel.is_in_kernel()) {
+        if !self.in_force.plans().is_empty()
+            || !self.in_force.unknown().is_empty()
+            || self.tunnels.values().any(|tunnel| tunnel.is_in_kernel())
+        {
             well &= self.heal_host().await;
         }
         let mut ours = false;
+        if !self.others().is_empty() {
+            ours = true;
+            let changes = self.hold_others().await;
+            well &= changes.is_empty();
+            if !changes.is_empty() {
+                let repair = self.repairs.note(changes.join("; "), self.now());
+                self.tell(OTHERS, repair);
+            }
+        }
         for name in self.names() {
             if self.tunnels.get(&name).is_some_and(|tunnel| tunnel.is_in_kernel()) {
                 ours = true;

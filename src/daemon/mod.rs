@@ -2,9 +2,12 @@
 //! It never waits for a far end: sessions live in tasks of their own and report. Packets never pass through it.
 
 pub mod addresses;
+mod adoption;
 pub mod command;
 mod healing;
 pub mod in_force;
+pub mod last_plans;
+pub mod lockdown;
 pub mod program;
 pub mod snapshot;
 mod supervised;
@@ -18,7 +21,7 @@ use crate::error::{Class, chain};
 use crate::files;
 use crate::kernel::{Applied, HostApplied, Kernel, KernelError, Watch};
 use crate::paths::Paths;
-use crate::plan::{Host, Openings, Plan, Scope};
+use crate::plan::{Host, Openings, Plan};
 use crate::state::{Effect, Ended, Event, Failure, Moment, Phase, Reason, SessionId, Target, Tick, Wanted};
 use crate::sys::clock::ClockWatch;
 use crate::tunnel::enf::session::{self, Spec};
@@ -26,6 +29,7 @@ use crate::tunnel::{Reporter, SessionEvent};
 use addresses::LastAddresses;
 use healing::Repairs;
 use in_force::InForce;
+use last_plans::LastPlans;
 use log::LevelFilter;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -62,6 +66,9 @@ pub struct Daemon {
     tunnels: BTreeMap<String, Supervised>,
     /// What the kernel holds of them, and of tunnels that are not ours to run.
     in_force: InForce,
+    last_plans: LastPlans,
+    /// When to try again what could not be done of tunnels that are not ours to run.
+    others_due: Option<Moment>,
     targets: Targets,
     /// Where routers that are given by name were last found.
     addresses: LastAddresses,
@@ -88,20 +95,19 @@ impl Daemon {
         config: Config,
         kernel: Kernel,
         in_force: InForce,
+        last_plans: LastPlans,
         targets: Targets,
     ) -> io::Result<(Self, Core)> {
         let (command_sender, commands) = mpsc::channel(QUEUE);
         let (reports, events) = mpsc::channel(QUEUE);
         let (published, view) = watch::channel(Arc::default());
         let addresses = targets.directory().map(LastAddresses::load).unwrap_or_default();
-        let mut tunnels: BTreeMap<String, Supervised> =
-            config.tunnels.into_iter().map(|(name, tunnel)| (name, Supervised::new(tunnel))).collect();
-        // What an earlier daemon left in force stays so until the new plan is.
-        for (name, plan) in in_force.plans() {
-            if let Some(tunnel) = tunnels.get_mut(name) {
-                tunnel.applied = plan.clone();
-            }
-        }
+        let supervised = |(name, tunnel)| {
+            let found = in_force.plans().get(&name);
+            let tunnel = Supervised::new(tunnel, &targets, found);
+            (name, tunnel)
+        };
+        let tunnels = config.tunnels.into_iter().map(supervised).collect();
         let daemon = Self {
             paths,
             kernel,
@@ -113,6 +119,8 @@ impl Daemon {
             groups: config.groups,
             tunnels,
             in_force,
+            last_plans,
+            others_due: None,
             targets,
             addresses,
             commands,
@@ -140,7 +148,8 @@ impl Daemon {
             self.restore(&name).await;
         }
         loop {
-            let repairs = self.repairs.due().map(|due| due.saturating_sub(self.now()));
+            let due = self.repairs.due().into_iter().chain(self.others_due);
+            let repairs = due.map(|due| due.saturating_sub(self.now()));
             let sleep = self
                 .tunnels
                 .values()
@@ -172,19 +181,6 @@ impl Daemon {
         }
     }
 
-    /// Returns one tunnel to its target. What its user disconnected under `lockdown = "boot"` blocks again.
-    async fn restore(&mut self, name: &str) {
-        let Some(tunnel) = self.tunnels.get(name) else { return };
-        let locked = tunnel.policy().lockdown == Lockdown::Boot;
-        let event = match self.targets.get(name) {
-            Some(Target::Up) => Event::Connect(Reason::Boot),
-            None if tunnel.config.autoconnect => Event::Connect(Reason::Boot),
-            Some(Target::Down) if locked => Event::Lockdown,
-            Some(Target::Down) | None => return,
-        };
-        self.feed(name, event).await;
-    }
-
     fn names(&self) -> Vec<String> {
         self.tunnels.keys().cloned().collect()
     }
@@ -205,6 +201,7 @@ impl Daemon {
             Request::Connect(name) => self.ask(name, &caller, "connect", Event::Connect(Reason::User)).await,
             Request::Disconnect(name) => self.ask(name, &caller, "disconnect", Event::Disconnect).await,
             Request::Reconnect(name) => self.ask(name, &caller, "reconnect", Event::Reconnect(Reason::User)).await,
+            Request::SetLockdown(name, on) => self.set_lockdown(name, *on, &caller).await.map(|()| Answer::Done),
             Request::Reload => self.reload(&caller).await,
             Request::Verify => Ok(Answer::Verified(self.heal().await)),
             Request::Plan(name) => self.plan_text(name).map(Answer::Plan),
@@ -295,7 +292,8 @@ impl Daemon {
         let of = |name: &str| one.filter(|(one, _)| *one == name).map(|(_, plan)| plan);
         let ours = self.tunnels.iter().map(|(name, tunnel)| of(name).unwrap_or(&tunnel.applied));
         let others = self.in_force.plans().iter().filter(|(name, _)| !self.tunnels.contains_key(*name));
-        Host::of(ours.chain(others.map(|(_, plan)| plan)), self.kernel.owner())
+        let emergency = !self.in_force.unknown().is_empty();
+        Host::with(ours.chain(others.map(|(_, plan)| plan)), self.kernel.owner(), emergency)
     }
 
     /// Brings what all tunnels need together into force, as their plans in force have it.
@@ -312,6 +310,9 @@ impl Daemon {
     async fn wake(&mut self) {
         let now = self.now();
         self.tell_counts(now);
+        if self.others_due.is_some_and(|due| due <= now) {
+            self.keep_others().await;
+        }
         for name in self.names() {
             if self.tunnels.get(&name).and_then(|tunnel| tunnel.due).is_some_and(|due| due <= now) {
                 self.feed(&name, Event::Timer).await;
@@ -401,6 +402,9 @@ impl Daemon {
     async fn enforce(&mut self, name: &str) -> Result<Applied, KernelError> {
         let Some(tunnel) = self.tunnels.get_mut(name) else { return Ok(Applied::default()) };
         let (wanted, plan) = (tunnel.wanted(), tunnel.plan(&self.groups));
+        if wanted != Wanted::Open {
+            note(name, self.in_force.set(name, &plan));
+        }
         tunnel.applied.tighten(&plan);
         let mut changes = match self.apply_host().await {
             Ok(changes) => changes,
@@ -415,8 +419,13 @@ impl Daemon {
             tunnel.applied = plan.clone();
             changes.extend(self.apply_host().await?);
         }
-        if let Err(error) = self.in_force.set(name, &plan) {
-            log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
+        // The new plan is in force; only now what former ones alone had may go.
+        self.retire(name, &plan.scope).await;
+        if wanted == Wanted::Open {
+            note(name, self.in_force.forget(name));
+            self.last_plans.forget(name);
+        } else {
+            self.last_plans.set(name, Some(&plan));
         }
         Ok(Applied { changes, ..applied })
     }
@@ -433,9 +442,6 @@ impl Daemon {
                 }
             }
             Err(error) => log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error)),
-        }
-        if let Err(error) = self.in_force.set(name, plan) {
-            log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
         }
     }
 
@@ -464,8 +470,14 @@ impl Daemon {
         }
         for (name, config) in new {
             log::info!(ENFTUN_TUNNEL = name.as_str(); "new tunnel {name}");
-            self.tunnels.insert(name, Supervised::new(config));
+            let found = self.in_force.plans().get(&name);
+            let blocked = found.is_some() || self.in_force.unknown().contains(&name);
+            self.tunnels.insert(name.clone(), Supervised::new(config, &self.targets, found));
+            if blocked {
+                self.restore(&name).await;
+            }
         }
+        self.forget_others().await;
         self.regroup().await;
         self.publish();
         Ok(Answer::Done)
@@ -478,8 +490,15 @@ impl Daemon {
                 continue;
             };
             if tunnel.plan(&self.groups) != tunnel.applied {
-                let _ = self.apply(&name).await;
+                self.apply_again(&name).await;
             }
+        }
+    }
+
+    /// Brings the plan for the present state into force, which has not changed.
+    async fn apply_again(&mut self, name: &str) {
+        if let failed @ Event::ApplyFailed(_) = self.apply(name).await {
+            self.feed(name, failed).await;
         }
     }
 
@@ -492,27 +511,20 @@ impl Daemon {
     }
 
     async fn reconfigure(&mut self, name: &str, new: config::Tunnel) {
-        let Some(tunnel) = self.tunnels.get_mut(name).filter(|tunnel| *tunnel.config != new) else { return };
-        log::info!(ENFTUN_TUNNEL = name; "the configuration of {name} changed");
-        let old = std::mem::replace(&mut tunnel.config, Arc::new(new));
+        let Some(tunnel) = self.tunnels.get_mut(name) else { return };
+        let old = tunnel.configure(new, &self.targets);
         let new = tunnel.config.clone();
-        if keeps_session(&old, &new) {
-            if tunnel.plan(&self.groups) != tunnel.applied {
-                let _ = self.apply(name).await;
-            }
+        if old == new {
             return;
         }
-        let before = Scope::of(&old);
-        if tunnel.state.target == Target::Up {
+        log::info!(ENFTUN_TUNNEL = name; "the configuration of {name} changed");
+        let (up, blocked) = (tunnel.state.target == Target::Up, tunnel.in_force != Wanted::Open);
+        if up && !keeps_session(&old, &new) {
             self.feed(name, Event::Reconnect(Reason::Config)).await;
-        } else if tunnel.in_force != Wanted::Open {
-            // Blocked by lockdown: block by the new configuration.
-            let _ = self.apply(name).await;
-        }
-        // The new plan is in force; only now what the old one alone had may go.
-        let Some(tunnel) = self.tunnels.get_mut(name) else { return };
-        for error in self.kernel.retire(&before, &tunnel.applied).await {
-            log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
+        } else if !up && blocked && lockdown(&old) == Lockdown::Boot && lockdown(&new) != Lockdown::Boot {
+            self.feed(name, Event::Unlock).await;
+        } else if blocked && tunnel.plan(&self.groups) != tunnel.applied {
+            self.apply_again(name).await;
         }
     }
 
@@ -520,16 +532,9 @@ impl Daemon {
     async fn remove(&mut self, name: &str) {
         log::info!(ENFTUN_TUNNEL = name; "the file of {name} is gone: it is disconnected and forgotten");
         self.feed(name, Event::Disconnect).await;
-        let Some(tunnel) = self.tunnels.remove(name) else { return };
-        for error in self.kernel.clear(&Scope::of(&tunnel.config)).await.err().into_iter().flatten() {
-            log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
-        }
-        if let Err(error) = self.apply_host().await {
-            log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
-        }
-        if let Err(error) = self.targets.forget(name) {
-            log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
-        }
+        self.tunnels.remove(name);
+        note(name, self.clear(name).await);
+        note(name, self.targets.forget(name));
     }
 
     async fn stop_sessions(&mut self) {
@@ -579,6 +584,7 @@ impl Daemon {
             .collect();
         self.published.send_modify(|snapshot| {
             *snapshot = Arc::new(Snapshot {
+                kept: self.others().into_iter().chain(self.in_force.unknown().clone()).collect(),
                 generation: snapshot.generation + 1,
                 tunnels,
                 history: self.history.clone(),
@@ -589,6 +595,18 @@ impl Daemon {
             });
         });
     }
+}
+
+/// Says what could not be done and does not stop the rest.
+fn note<E: std::error::Error + 'static>(name: &str, done: Result<(), E>) {
+    if let Err(error) = done {
+        log::error!(ENFTUN_TUNNEL = name; "{}", chain(&error));
+    }
+}
+
+fn lockdown(tunnel: &config::Tunnel) -> Lockdown {
+    let Kind::Enf(enf) = &tunnel.kind;
+    enf.route.lockdown
 }
 
 /// Remembers what a snapshot shows, and forgets the oldest.

@@ -1,10 +1,11 @@
 //! `enftund` from start to end: privileges, configuration, the actor, the bus beside it, signals and the service manager.
 //! It wires rooms together and decides nothing itself.
 
-use super::in_force::{InForce, InForceError};
+use super::in_force::{Holder, InForce, InForceError};
+use super::last_plans::LastPlans;
 use super::targets::Targets;
 use super::{Caller, Core, Daemon, Request, Snapshot};
-use crate::config::{self, Loaded};
+use crate::config::{self, Finding, Loaded};
 use crate::dbus;
 use crate::error::{Class, chain};
 use crate::kernel::{Kernel, KernelError};
@@ -78,14 +79,18 @@ pub fn run(options: &Options) -> Result<(), StartError> {
 }
 
 async fn serve(options: &Options, uid: u32) -> Result<(), StartError> {
-    let config = read_configuration(options);
-    let in_force = InForce::open(&options.paths.runtime, "enftund")?;
+    let in_force = InForce::open(&options.paths.runtime, Holder::Daemon)?;
+    let Loaded { config, findings, broken } = config::load(&options.paths.config);
+    tell(&findings);
+    log::set_max_level(options.log_level.unwrap_or(config.daemon.log_level));
+    for tunnel in &broken {
+        log::error!(ENFTUN_TUNNEL = tunnel.as_str(); "{tunnel} is not there until its file is mended and reloaded (`enftunctl check`)");
+    }
     let kernel = Kernel::new(uid, &options.paths.runtime)?;
-    let targets = Targets::load(&options.paths.state).unwrap_or_else(|error| {
-        log::error!("{}", chain(&error));
-        Targets::default()
-    });
-    let (daemon, core) = Daemon::new(options.paths.clone(), config, kernel, in_force, targets)?;
+    let targets = Targets::recover(&options.paths.state);
+    let last_plans = LastPlans::load(&options.paths.state);
+    let (mut daemon, core) = Daemon::new(options.paths.clone(), config, kernel, in_force, last_plans, targets)?;
+    daemon.adopt(&broken).await;
     let signals = Signals::new()?;
     let actor = tokio::spawn(daemon.run());
     let (on_the_bus, ready) = oneshot::channel();
@@ -102,19 +107,14 @@ async fn serve(options: &Options, uid: u32) -> Result<(), StartError> {
     Ok(())
 }
 
-fn read_configuration(options: &Options) -> config::Config {
-    let Loaded { config, findings, broken } = config::load(&options.paths.config);
-    for finding in &findings {
+/// Says what there is to say of the configuration.
+pub(super) fn tell(findings: &[Finding]) {
+    for finding in findings {
         match finding.severity {
             config::Severity::Error => log::error!("{}", finding.one_line()),
             config::Severity::Warning => log::warn!("{}", finding.one_line()),
         }
     }
-    for tunnel in broken {
-        log::error!(ENFTUN_TUNNEL = tunnel.as_str(); "{tunnel} is not there until its file is mended and reloaded (`enftunctl check`)");
-    }
-    log::set_max_level(options.log_level.unwrap_or(config.daemon.log_level));
-    config
 }
 
 /// The daemon does its work without a bus too; it comes back to the bus whenever there is one.
@@ -164,14 +164,15 @@ async fn tell_service_manager(core: Core, ready: oneshot::Receiver<()>) {
 
 /// One line for `systemctl status`.
 fn status_line(snapshot: &Snapshot) -> String {
-    if snapshot.tunnels.is_empty() {
+    if snapshot.tunnels.is_empty() && snapshot.kept.is_empty() {
         return "no tunnel is configured".to_owned();
     }
     let words = snapshot.tunnels.values().map(|tunnel| match (tunnel.state, &tunnel.active_remote) {
         (Phase::Connected, Some(remote)) => format!("{} connected to {remote}", tunnel.name),
         (state, _) => format!("{} {state} ({})", tunnel.name, tunnel.reason),
     });
-    words.collect::<Vec<_>>().join(", ")
+    let kept = snapshot.kept.iter().map(|name| format!("{name} kept blocked without its file"));
+    words.chain(kept).collect::<Vec<_>>().join(", ")
 }
 
 /// Does nothing when no service manager asked for it.

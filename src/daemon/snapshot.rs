@@ -6,7 +6,7 @@ use crate::kernel::Firewall;
 use crate::state::{Failure, Phase, Reason, Target, Tls};
 use crate::tunnel::Counters;
 use ipnet::IpNet;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// Tunnels by name.
     pub tunnels: BTreeMap<String, Arc<TunnelSnapshot>>,
+    /// Tunnels that are not there, because their files cannot be used or are gone, and that are blocked.
+    pub kept: BTreeSet<String>,
     /// The latest changes of state, oldest first.
     pub history: VecDeque<Arc<Transition>>,
     /// How many changes there have been in all.
@@ -131,6 +133,6 @@ impl Snapshot {
 
     /// Traffic that belongs in some tunnel has no other way out right now.
     pub fn blocking(&self) -> bool {
-        self.tunnels.values().any(|tunnel| tunnel.blocking)
+        (!self.kept.is_empty() && self.firewall.in_force) || self.tunnels.values().any(|tunnel| tunnel.blocking)
     }
 }

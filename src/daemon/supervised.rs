@@ -2,7 +2,8 @@
 
 use super::healing::Repairs;
 use super::snapshot::TunnelSnapshot;
-use crate::config::{self, Group, Kind};
+use super::targets::Targets;
+use crate::config::{self, Group, Kind, Lockdown};
 use crate::plan::{self, Facts, Openings, Plan, Scope};
 use crate::state::{self, Moment, Phase, Policy, Wanted};
 use crate::tunnel::{Counters, Session};
@@ -13,7 +14,10 @@ use std::time::{Duration, SystemTime};
 /// One tunnel in the daemon.
 #[derive(Debug)]
 pub(super) struct Supervised {
+    /// Lockdown in it is what holds: that of the file, or what the user said beside it.
     pub config: Arc<config::Tunnel>,
+    /// Lockdown in the file.
+    pub written: Lockdown,
     pub state: state::Tunnel,
     pub session: Option<Session>,
     /// The device that the session reads and writes.
@@ -33,11 +37,15 @@ pub(super) struct Supervised {
 }
 
 impl Supervised {
-    pub fn new(config: config::Tunnel) -> Self {
+    /// A tunnel as its file has it, and what of it was found in force.
+    pub fn new(config: config::Tunnel, targets: &Targets, found: Option<&Plan>) -> Self {
+        let (config, written) = overrule(config, targets);
         Self {
-            applied: Scope::of(&config).empty(),
+            in_force: if found.is_some() { Wanted::Blocked } else { Wanted::Open },
+            applied: found.cloned().unwrap_or_else(|| Scope::of(&config).empty()),
             openings: Openings::default(),
             config: Arc::new(config),
+            written,
             state: state::Tunnel::default(),
             session: None,
             session_on: None,
@@ -45,9 +53,23 @@ impl Supervised {
             due: None,
             since: SystemTime::now(),
             ifindex: None,
-            in_force: Wanted::Open,
             repairs: Repairs::default(),
         }
+    }
+
+    /// Takes another configuration; the one before is returned.
+    pub fn configure(&mut self, new: config::Tunnel, targets: &Targets) -> Arc<config::Tunnel> {
+        let (config, written) = overrule(new, targets);
+        self.written = written;
+        std::mem::replace(&mut self.config, Arc::new(config))
+    }
+
+    /// The configuration as the file has it.
+    pub fn as_written(&self) -> config::Tunnel {
+        let mut config = (*self.config).clone();
+        let Kind::Enf(enf) = &mut config.kind;
+        enf.route.lockdown = self.written;
+        config
     }
 
     pub fn policy(&self) -> Policy {
@@ -120,4 +142,12 @@ impl Supervised {
     pub fn sleep(&self, now: Moment) -> Option<Duration> {
         self.due.into_iter().chain(self.repairs.due()).min().map(|due| due.saturating_sub(now))
     }
+}
+
+/// The tunnel with what the user said of its lockdown, and what its file says.
+fn overrule(mut config: config::Tunnel, targets: &Targets) -> (config::Tunnel, Lockdown) {
+    let Kind::Enf(enf) = &mut config.kind;
+    let written = enf.route.lockdown;
+    enf.route.lockdown = targets.overrule(&config.name, written);
+    (config, written)
 }

@@ -302,6 +302,16 @@ impl Client {
         Ok(ManagerProxy::new(&self.connection).await?.reload(0).await?)
     }
 
+    /// Says whether a tunnel is blocked while it is not wanted, whatever its file says; returns when it is so.
+    pub async fn set_lockdown(&self, name: &str, on: bool) -> Result<(), ClientError> {
+        match ManagerProxy::new(&self.connection).await?.set_lockdown(name, on).await.map_err(ClientError::from) {
+            Err(ClientError::Refused { word, .. }) if word == "NotFound" => {
+                Err(self.tunnel(name).await.err().unwrap_or(ClientError::Gone))
+            }
+            done => done,
+        }
+    }
+
     /// What happens from now on.
     pub async fn watch(&self) -> Result<Watch, ClientError> {
         Watch::new(&self.connection).await

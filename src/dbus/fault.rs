@@ -30,6 +30,7 @@ impl From<Refusal> for Fault {
             Refusal::NotFound(_) => "NotFound",
             Refusal::WrongState(_) => "WrongState",
             Refusal::InvalidConfig(_) => "InvalidConfig",
+            Refusal::Failed(_) => "Failed",
             Refusal::ShuttingDown => "ShuttingDown",
         };
         Self::ours(word, refusal.to_string())

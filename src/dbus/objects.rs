@@ -52,6 +52,16 @@ impl Manager {
         self.gate.ask(Request::Reload, flags, connection, &header).await
     }
 
+    async fn set_lockdown(
+        &self,
+        tunnel: &str,
+        on: bool,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), Fault> {
+        self.gate.ask(Request::SetLockdown(tunnel.to_owned(), on), 0, connection, &header).await
+    }
+
     #[zbus(out_args("plan"))]
     async fn get_plan(
         &self,

@@ -10,6 +10,7 @@ use zbus::OwnedObjectPath;
 pub(super) trait Manager {
     fn get_tunnel(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn reload(&self, flags: u32) -> zbus::Result<()>;
+    fn set_lockdown(&self, tunnel: &str, on: bool) -> zbus::Result<()>;
 }
 
 #[zbus::proxy(interface = "org.enftun.Enftun1.Tunnel", default_service = "org.enftun.Enftun1")]

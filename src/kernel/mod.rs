@@ -147,6 +147,11 @@ impl Kernel {
         if remaining.is_empty() { Ok(applied) } else { Err(KernelError::Unstable(remaining)) }
     }
 
+    /// Lets nothing pass but loopback, neighbour discovery and DHCP. It needs nothing but nft.
+    pub async fn block_everything() -> Result<(), KernelError> {
+        nft::apply(&plan::emergency()).await
+    }
+
     /// Brings what is the host's and no single tunnel's into force. The firewall comes first and goes last; behind it this
     /// goes on after an error. The guard, where the kernel can keep one, is there even before the firewall, and after it.
     pub async fn apply_host(&mut self, host: &Host) -> Result<HostApplied, KernelError> {
@@ -305,16 +310,16 @@ impl Kernel {
         Err(errors)
     }
 
-    /// Takes back what `before` owned and `now`, which is in force, does not hold: after a change of device, table, mark or
+    /// Takes back what `before` owned and no plan of `now`, which are in force, holds: after a change of device, table, mark or
     /// prefixes. Goes on after an error.
-    pub async fn retire(&mut self, before: &Scope, now: &Plan) -> Vec<KernelError> {
+    pub async fn retire(&mut self, before: &Scope, now: &[Plan]) -> Vec<KernelError> {
         let observed = match self.observe(before).await {
             Ok(observed) => observed,
             Err(error) => return vec![error],
         };
         let mut errors = Vec::new();
         for change in plan::diff(&before.empty(), &observed) {
-            if !now.holds(&change)
+            if !now.iter().any(|plan| plan.holds(&change))
                 && let Err(error) = self.execute(&change).await
             {
                 errors.push(error);

@@ -52,25 +52,26 @@ struct Host<'a> {
     uid: u32,
 }
 
-/// The table for these plans; none when no tunnel blocks. `uid` is the user whose packets are our own.
-pub fn firewall<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32) -> Option<Table> {
-    blocking(plans, uid).map(|host| host.table())
+/// The table for these plans; none when no tunnel blocks. `uid` is the user whose packets are our own. In an `emergency` there
+/// is a tunnel beside them of which nothing is known: only what these plans let through passes.
+pub fn firewall<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32, emergency: bool) -> Option<Table> {
+    blocking(plans, uid, emergency).map(|host| host.table())
 }
 
 /// The guard for these plans: a table that holds the host alone while [`firewall`] is missing. It judges each packet that comes
 /// in as the first chain of that one does, and each that goes out as the last, by flow marks too, which outlive the table.
 /// Without sets: it is short to tell the kernel.
-pub fn guard<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32) -> Option<Table> {
-    blocking(plans, uid).map(|host| host.guard())
+pub fn guard<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32, emergency: bool) -> Option<Table> {
+    blocking(plans, uid, emergency).map(|host| host.guard())
 }
 
-fn blocking<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32) -> Option<Host<'a>> {
+fn blocking<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32, emergency: bool) -> Option<Host<'a>> {
     let blocking = |plan: &'a Plan| {
         let policy = plan.policy.as_ref()?;
         let mark = Mark { mark: plan.scope.mark, mask: plan.scope.mask };
         Some(Blocking { dev: Some(&plan.scope.dev), mark, prefixes: &plan.scope.prefixes, policy })
     };
-    let tunnels: Vec<_> = plans.into_iter().filter_map(blocking).collect();
+    let tunnels: Vec<_> = plans.into_iter().filter_map(blocking).chain(emergency.then_some(UNKNOWN)).collect();
     (!tunnels.is_empty()).then_some(Host { tunnels, uid })
 }
 
@@ -173,7 +174,8 @@ impl Host<'_> {
 
     fn output(&self) -> Vec<Rule> {
         let mut rules = self.before_output();
-        for tunnel in &self.tunnels {
+        // One that nothing is known of has no mark: nothing is its own.
+        for tunnel in self.tunnels.iter().filter(|tunnel| tunnel.dev.is_some()) {
             rules.extend(self.ours(tunnel));
         }
         rules.extend(self.each_mark(|mark| Rule::new(FORGED, [Test::Mark(mark)], Action::Drop)));
@@ -372,10 +374,18 @@ fn last() -> Rule {
     Rule::new("everything else", [], Action::Drop)
 }
 
+/// A tunnel of which nothing is known, so that everything may belong in it.
+const UNKNOWN: Blocking<'static> =
+    Blocking { dev: None, mark: Mark { mark: 0, mask: 0 }, prefixes: &EVERYTHING, policy: &NOTHING };
+static EVERYTHING: [IpNet; 2] = [Family::V6.everything(), Family::V4.everything()];
+static NOTHING: Policy = Policy {
+    own: Vec::new(),
+    through: Vec::new(),
+    openings: Openings { remotes: Vec::new(), resolvers: Vec::new() },
+    trusted: BTreeSet::new(),
+};
+
 /// What holds before any configuration is known: nothing passes but loopback, neighbour discovery and DHCP.
 pub fn emergency() -> Table {
-    let everything = Family::ALL.map(Family::everything);
-    let policy = Policy::default();
-    let unknown = Blocking { dev: None, mark: Mark { mark: 0, mask: 0 }, prefixes: &everything, policy: &policy };
-    Host { tunnels: vec![unknown], uid: 0 }.table()
+    Host { tunnels: vec![UNKNOWN], uid: 0 }.table()
 }

@@ -29,12 +29,18 @@ const GUARDED: &str = "the guard: enftund itself holds it, with flags owner and 
 impl Host {
     /// What these plans need together. `uid` is the user whose packets are our own.
     pub fn of<'a>(plans: impl IntoIterator<Item = &'a Plan> + Clone, uid: u32) -> Self {
+        Self::with(plans, uid, false)
+    }
+
+    /// The same, where in an `emergency` nothing else passes but loopback, neighbour discovery and DHCP: a tunnel that nothing
+    /// is known of is to be blocked.
+    pub fn with<'a>(plans: impl IntoIterator<Item = &'a Plan> + Clone, uid: u32, emergency: bool) -> Self {
         let groups: BTreeMap<String, u32> = plans.clone().into_iter().flat_map(|plan| plan.trusted.clone()).collect();
         let trusted = |family| Rule::new(family, Match::Trusted, Action::Lookup(Route::MAIN));
         let blocks = plans.clone().into_iter().any(|plan| !plan.rules.is_empty());
         Self {
-            firewall: firewall(plans.clone(), uid),
-            guard: guard(plans, uid),
+            firewall: firewall(plans.clone(), uid, emergency),
+            guard: guard(plans, uid, emergency),
             rules: if groups.is_empty() { Vec::new() } else { Family::ALL.map(trusted).to_vec() },
             groups,
             sysctls: blocks.then_some(SRC_VALID_MARK).into_iter().collect(),

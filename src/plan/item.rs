@@ -37,7 +37,7 @@ impl Family {
     }
 
     /// The prefix of length zero.
-    pub fn everything(self) -> IpNet {
+    pub const fn everything(self) -> IpNet {
         match self {
             Self::V4 => IpNet::V4(EVERYTHING_IPV4),
             Self::V6 => IpNet::V6(EVERYTHING_IPV6),

@@ -216,6 +216,19 @@ fn rules(scope: &Scope) -> Vec<Rule> {
 }
 
 impl Plan {
+    /// The same tunnel with nothing but what blocks: what a plan in state `blocked` is.
+    pub fn blocking(&self) -> Self {
+        let policy = |policy: &Policy| Policy { trusted: policy.trusted.clone(), ..Policy::default() };
+        let holds = |route: &&Route| route.target == Target::Unreachable;
+        Self {
+            link: None,
+            addresses: Vec::new(),
+            routes: self.routes.iter().filter(holds).cloned().collect(),
+            policy: self.policy.as_ref().map(policy),
+            ..self.clone()
+        }
+    }
+
     /// Makes this plan, which is in force, hold what `next` holds back too, and let pass only what `next` lets pass. An own
     /// address is guarded as long as it may be on the device.
     pub fn tighten(&mut self, next: &Self) {

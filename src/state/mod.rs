@@ -105,8 +105,11 @@ pub enum Event {
     Connect(Reason),
     /// It is not wanted any more.
     Disconnect,
-    /// It is not wanted, and stays blocked: the daemon has started again after a disconnect under lockdown.
+    /// It is blocked though it is not wanted, until the user says otherwise: by lockdown, or because it was when the daemon
+    /// started.
     Lockdown,
+    /// What is not wanted is no longer blocked, unless lockdown says so.
+    Unlock,
     /// Start a new session now.
     Reconnect(Reason),
     /// The plan for the present state is in force.
@@ -191,6 +194,8 @@ pub struct Tunnel {
     pub link: Option<Link>,
     /// The addresses the link keeps while a new session is on its way, so that sockets keep their source.
     addresses: Vec<IpNet>,
+    /// Blocked while it is not wanted, whatever the policy.
+    locked: bool,
     session: Option<SessionId>,
     last_session: SessionId,
     connected_at: Option<Moment>,
@@ -209,6 +214,7 @@ impl Default for Tunnel {
             next_attempt: None,
             link: None,
             addresses: Vec::new(),
+            locked: false,
             session: None,
             last_session: 0,
             connected_at: None,
@@ -224,6 +230,7 @@ impl Tunnel {
         match self.phase {
             Phase::Disconnected | Phase::Disconnecting => match policy.lockdown {
                 Lockdown::Boot if self.reason != Reason::None => Wanted::Blocked,
+                _ if self.locked => Wanted::Blocked,
                 Lockdown::Boot | Lockdown::Session | Lockdown::Off => Wanted::Open,
             },
             Phase::Error if self.target == Target::Down => Wanted::Blocked,
@@ -251,6 +258,10 @@ impl Tunnel {
             Event::Connect(reason) => self.connect(reason),
             Event::Disconnect => self.disconnect(),
             Event::Lockdown => self.lockdown(),
+            Event::Unlock => match self.target {
+                Target::Up => Vec::new(),
+                Target::Down => self.go_down(Reason::User),
+            },
             Event::Reconnect(reason) => match self.target {
                 Target::Up => self.dial(reason),
                 Target::Down => Vec::new(),
@@ -279,6 +290,7 @@ impl Tunnel {
             self.target = Target::Up;
             effects.push(Effect::SaveTarget(Target::Up));
         }
+        self.locked = false;
         match self.phase {
             Phase::Connecting | Phase::Connected => {}
             Phase::Disconnected | Phase::Disconnecting | Phase::Reconnecting | Phase::Error => {
@@ -297,23 +309,30 @@ impl Tunnel {
             self.target = Target::Down;
             effects.push(Effect::SaveTarget(Target::Down));
         }
-        if self.phase == Phase::Disconnected {
-            return effects;
+        if self.phase != Phase::Disconnected || self.locked {
+            effects.extend(self.go_down(Reason::User));
         }
-        self.enter(Phase::Disconnecting, Reason::User);
-        effects.extend(self.stop_session());
-        self.addresses.clear();
-        effects.push(self.wake_at(None));
-        effects.push(Effect::Apply);
         effects
     }
 
     fn lockdown(&mut self) -> Vec<Effect> {
-        if self.phase != Phase::Disconnected {
+        if self.target == Target::Up {
             return Vec::new();
         }
-        self.enter(Phase::Disconnecting, Reason::Lockdown);
-        vec![Effect::Apply]
+        let effects = self.go_down(Reason::Lockdown);
+        self.locked = true;
+        effects
+    }
+
+    /// Ends what there is, on the way to `disconnected`.
+    fn go_down(&mut self, reason: Reason) -> Vec<Effect> {
+        self.enter(Phase::Disconnecting, reason);
+        let mut effects: Vec<Effect> = self.stop_session().into_iter().collect();
+        self.addresses.clear();
+        self.locked = false;
+        effects.push(self.wake_at(None));
+        effects.push(Effect::Apply);
+        effects
     }
 
     /// Goes to `connecting` with no session running; `applied` starts one.
@@ -398,10 +417,8 @@ impl Tunnel {
         match (self.phase, self.next_attempt) {
             (Phase::Reconnecting | Phase::Error, Some(due)) if due <= tick.now => match self.target {
                 Target::Up => self.dial(self.reason),
-                Target::Down => {
-                    self.enter(Phase::Disconnecting, Reason::User);
-                    vec![self.wake_at(None), Effect::Apply]
-                }
+                Target::Down if self.locked => self.lockdown(),
+                Target::Down => self.go_down(Reason::User),
             },
             _ => Vec::new(),
         }

@@ -187,11 +187,30 @@ fn under_boot_lockdown_a_disconnected_tunnel_still_blocks() {
 fn after_a_restart_what_was_disconnected_under_boot_lockdown_blocks_again() {
     let mut story = Story::new();
     story.policy.lockdown = Lockdown::Boot;
-    assert_eq!(story.tell(Event::Lockdown, at(0)), [Effect::Apply]);
+    assert_eq!(story.tell(Event::Lockdown, at(0)), [Effect::WakeAt(None), Effect::Apply]);
     assert_eq!((story.tunnel.phase, story.tunnel.reason), (Phase::Disconnected, Reason::Lockdown));
     assert_eq!(story.tunnel.wanted(&story.policy), Wanted::Blocked);
     let effects = story.tell(Event::Connect(Reason::User), at(1));
     assert!(last_start(&effects).is_some());
+}
+
+#[test]
+fn what_is_locked_opens_by_the_users_word_alone_also_after_a_failed_apply() {
+    for word in [Event::Unlock, Event::Disconnect] {
+        let mut story = Story::new();
+        let _ = story.tunnel.step(Event::Lockdown, &POLICY, at(0));
+        let failure = Failure::new(Reason::RouteFailed, Class::Environment, "no");
+        let effects = story.tell(Event::ApplyFailed(failure), at(0));
+        let Some(Effect::WakeAt(Some(due))) = effects.first() else { panic!("{effects:?}") };
+        assert_eq!(story.tunnel.wanted(&POLICY), Wanted::Blocked);
+        story.tell(Event::Timer, Tick { now: *due, random: 0.0 });
+        assert_eq!(story.tunnel.phase, Phase::Disconnected);
+        assert_eq!(story.tunnel.wanted(&POLICY), Wanted::Blocked);
+        story.tell(word, at(100));
+        assert_eq!(story.tunnel.wanted(&POLICY), Wanted::Open);
+    }
+    let mut story = Story::connected(0);
+    assert_eq!(story.tell(Event::Unlock, at(1)), [], "what is wanted goes on");
 }
 
 #[test]
@@ -264,6 +283,7 @@ enum Input {
     Disconnect,
     Reconnect,
     Lockdown,
+    Unlock,
     Ready,
     Ended(Class, bool),
     Stale,
@@ -285,6 +305,7 @@ fn input() -> impl Strategy<Value = Input> {
         1 => Just(Input::Disconnect),
         1 => Just(Input::Reconnect),
         1 => Just(Input::Lockdown),
+        1 => Just(Input::Unlock),
         3 => Just(Input::Ready),
         3 => (class, any::<bool>()).prop_map(|(class, unheard)| Input::Ended(class, unheard)),
         1 => Just(Input::Stale),
@@ -306,14 +327,16 @@ proptest! {
         let mut now = Duration::ZERO;
         let mut running: Option<SessionId> = None;
         let mut wish_up = false;
+        let mut locked = false;
         for input in inputs {
             now += Duration::from_secs(1);
             let mut fail_apply = false;
             let event = match input {
-                Input::Connect => { wish_up = true; Event::Connect(Reason::User) }
-                Input::Disconnect => { wish_up = false; Event::Disconnect }
+                Input::Connect => { (wish_up, locked) = (true, false); Event::Connect(Reason::User) }
+                Input::Disconnect => { (wish_up, locked) = (false, false); Event::Disconnect }
                 Input::Reconnect => Event::Reconnect(Reason::User),
-                Input::Lockdown => Event::Lockdown,
+                Input::Lockdown => { locked |= !wish_up; Event::Lockdown }
+                Input::Unlock => { locked = false; Event::Unlock }
                 Input::Ready => match running { Some(id) => Event::Ready(id, link()), None => continue },
                 Input::Ended(class, unheard) => match running.take() {
                     Some(id) => Event::Ended(id, closed(class, unheard)),
@@ -344,6 +367,7 @@ proptest! {
             let open = tunnel.wanted(&POLICY) == Wanted::Open;
             prop_assert_eq!(tunnel.target == Target::Up, wish_up);
             prop_assert!(!(open && wish_up), "open while wanted: {:?}", tunnel);
+            prop_assert!(!(open && locked), "open while locked: {:?}", tunnel);
             prop_assert_eq!(tunnel.session(), running);
             if wish_up {
                 prop_assert!(running.is_some() || tunnel.next_attempt.is_some(), "nothing will ever happen: {:?}", tunnel);

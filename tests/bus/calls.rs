@@ -8,15 +8,18 @@ use enftun::daemon::{Refusal, Request};
 use enftun::dbus;
 
 const NAME: &str = "org.enftun.Enftun1";
+const ROOT: &str = "/org/enftun/Enftun1";
+const MANAGER: &str = "org.enftun.Enftun1.Manager";
 const ENF0: &str = "/org/enftun/Enftun1/tunnel/enf0";
 const TUNNEL: &str = "org.enftun.Enftun1.Tunnel";
 
 /// Every call that changes something.
-const CHANGES: [(&str, &str, &str); 4] = [
-    (ENF0, TUNNEL, "Connect"),
-    (ENF0, TUNNEL, "Disconnect"),
-    (ENF0, TUNNEL, "Reconnect"),
-    ("/org/enftun/Enftun1", "org.enftun.Enftun1.Manager", "Reload"),
+const CHANGES: [(&str, &str, &str, &[&str]); 5] = [
+    (ENF0, TUNNEL, "Connect", &["u", "0"]),
+    (ENF0, TUNNEL, "Disconnect", &["u", "0"]),
+    (ENF0, TUNNEL, "Reconnect", &["u", "0"]),
+    (ROOT, MANAGER, "Reload", &["u", "0"]),
+    (ROOT, MANAGER, "SetLockdown", &["sb", "enf0", "false"]),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,11 +31,15 @@ async fn another_user_may_change_nothing_and_root_may() {
     }
     let (daemon, core) = Simulation::new(&["enf0"]);
     let _served = dbus::serve_at(&bus.address(), core, 1234).await.unwrap();
-    for (path, interface, method) in CHANGES {
+    for (path, interface, method, arguments) in CHANGES {
         // dbus-send prints the error's name, and its text shows that it is the daemon that refuses, not the bus.
         let mut command = bus.command_as_nobody("dbus-send");
         let method = format!("{interface}.{method}");
-        command.args(["--system", "--print-reply", "--dest=org.enftun.Enftun1", path, &method, "uint32:0"]);
+        command.args(["--system", "--print-reply", "--dest=org.enftun.Enftun1", path, &method]);
+        command.args(match arguments {
+            ["u", "0"] => vec!["uint32:0"],
+            _ => vec!["string:enf0", "boolean:false"],
+        });
         let complaint = stderr(command.output().unwrap());
         assert!(
             complaint.starts_with("Error org.freedesktop.DBus.Error.AccessDenied: only root may do this"),
@@ -40,13 +47,19 @@ async fn another_user_may_change_nothing_and_root_may() {
         );
     }
     assert_eq!(daemon.requests(), []);
-    for (path, interface, method) in CHANGES {
-        stdout(bus.busctl(&["call", NAME, path, interface, method, "u", "0"]));
+    for (path, interface, method, arguments) in CHANGES {
+        stdout(bus.busctl(&[&["call", NAME, path, interface, method], arguments].concat()));
     }
     let tunnel = || "enf0".to_owned();
     assert_eq!(
         daemon.requests(),
-        [Request::Connect(tunnel()), Request::Disconnect(tunnel()), Request::Reconnect(tunnel()), Request::Reload]
+        [
+            Request::Connect(tunnel()),
+            Request::Disconnect(tunnel()),
+            Request::Reconnect(tunnel()),
+            Request::Reload,
+            Request::SetLockdown(tunnel(), false)
+        ]
     );
     for (_, caller) in daemon.asked() {
         assert!(caller.name.starts_with(":1."), "the caller's bus name goes into the log: {caller}");
@@ -93,6 +106,7 @@ async fn a_refusal_has_a_name_for_programs_and_a_line_for_people() {
             "InvalidConfig",
             "nothing was changed: enf0.toml:3:1: what?",
         ),
+        (Refusal::Failed("no room on the disk".to_owned()), "Failed", "no room on the disk"),
         (Refusal::ShuttingDown, "ShuttingDown", "shutting down"),
     ] {
         daemon.refuse(refusal);

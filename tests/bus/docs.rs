@@ -27,7 +27,7 @@ async fn every_command_in_dbus_md_works() {
     daemon.connected("enf0");
     let text = document("dbus.md");
     let commands: Vec<&str> = blocks(&text, "sh").iter().flat_map(|block| block.lines()).collect();
-    assert_eq!(commands.len(), 18);
+    assert_eq!(commands.len(), 19);
     for command in commands {
         let mut shell = bus.command("sh");
         shell.args(["-c", &format!("exec {command}")]);
@@ -44,7 +44,7 @@ async fn every_command_in_dbus_md_works() {
         child.wait().unwrap();
         assert!(said.contains("Monitoring bus"), "{command}: {said}");
     }
-    assert_eq!(daemon.requests().len(), 6, "the calls reached the daemon");
+    assert_eq!(daemon.requests().len(), 7, "the calls reached the daemon");
 }
 
 #[test]

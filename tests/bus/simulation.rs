@@ -123,6 +123,9 @@ impl Simulation {
                 self.transition(name, Phase::Disconnected, Reason::User);
             }
             Request::Reconnect(name) => self.transition(name, Phase::Connecting, Reason::User),
+            Request::SetLockdown(name, on) => {
+                self.tunnel(name, |tunnel| tunnel.lockdown = if *on { "boot" } else { "session" });
+            }
             // As it shall be is what was shown to be.
             Request::Verify => answer = Answer::Verified(self.snapshot.borrow().firewall.in_force),
             Request::Plan(name) => answer = Answer::Plan(format!("# tunnel {name}\n")),

@@ -11,6 +11,7 @@ mod healing;
 mod interop;
 mod kernel;
 mod last_mile;
+mod lockdown;
 mod names;
 mod resolved;
 mod router;

@@ -187,7 +187,7 @@ proptest! {
 
     #[test]
     fn what_belongs_in_a_tunnel_leaves_by_no_other_way(plans in tunnels(), packet in packets()) {
-        let table = super::super::firewall(&plans, UID).unwrap();
+        let table = super::super::firewall(&plans, UID, false).unwrap();
         if leaves(&table, &packet) && !keeps_link(&packet) && !ours(&plans, &packet) {
             if let Some(plan) = owner(&plans, packet.destination) {
                 let through = packet.goes_by == plan.scope.dev && matches!(&plan.link, Some(link) if link.carrier);
@@ -200,7 +200,7 @@ proptest! {
 
     #[test]
     fn what_belongs_in_no_tunnel_leaves_as_without_any(plans in tunnels(), mut packet in packets()) {
-        let table = super::super::firewall(&plans, UID).unwrap();
+        let table = super::super::firewall(&plans, UID, false).unwrap();
         packet.mark = 0;
         let own = plans.iter().flat_map(|plan| &plan.policy.as_ref().unwrap().own).any(|own| *own == packet.source);
         let to_router = packet.transport.is_some_and(|(_, _, to)| to == 443) && packet.destination == REMOTE.parse::<IpAddr>().unwrap();
@@ -212,7 +212,7 @@ proptest! {
 
     #[test]
     fn nothing_comes_in_from_where_a_tunnel_should_have_brought_it(plans in tunnels(), packet in packets()) {
-        let table = super::super::firewall(&plans, UID).unwrap();
+        let table = super::super::firewall(&plans, UID, false).unwrap();
         let mut seen = packet.clone();
         let comes_in = passes(&table, Hook::Prerouting, &mut seen) && passes(&table, Hook::Input, &mut seen);
         let answer = plans.iter().any(|plan| !packet.original && packet.flow_mark & plan.scope.mask == plan.scope.mark);
@@ -229,7 +229,7 @@ proptest! {
 
     #[test]
     fn nothing_passes_through_beside_a_tunnel(plans in tunnels(), packet in packets()) {
-        let table = super::super::firewall(&plans, UID).unwrap();
+        let table = super::super::firewall(&plans, UID, false).unwrap();
         let mut packet = packet;
         packet.mark = 0;
         if passes(&table, Hook::Forward, &mut packet.clone()) {
@@ -245,7 +245,7 @@ proptest! {
 
     #[test]
     fn every_chain_ends_in_an_explicit_drop(plans in tunnels()) {
-        let table = super::super::firewall(&plans, UID).unwrap();
+        let table = super::super::firewall(&plans, UID, false).unwrap();
         for Chain { rules, .. } in table.chains.iter().chain(&crate::plan::emergency().chains) {
             let last = rules.last().unwrap();
             prop_assert!(last.tests.is_empty() && last.actions == [Done::Drop]);
@@ -253,8 +253,15 @@ proptest! {
     }
 
     #[test]
+    fn an_emergency_beside_tunnels_opens_nothing(plans in tunnels(), packet in packets()) {
+        let table = |emergency| super::super::firewall(&plans, UID, emergency).unwrap();
+        prop_assert!(!leaves(&table(true), &packet) || leaves(&table(false), &packet), "{packet:?}");
+    }
+
+    #[test]
     fn the_guard_alone_judges_what_comes_and_leaves_as_the_firewall_does(plans in tunnels(), packet in packets()) {
-        let (table, guard) = (super::super::firewall(&plans, UID).unwrap(), super::super::guard(&plans, UID).unwrap());
+        let table = super::super::firewall(&plans, UID, false).unwrap();
+        let guard = super::super::guard(&plans, UID, false).unwrap();
         for hook in [Hook::Prerouting, Hook::Postrouting] {
             let judges = |table| passes(table, hook, &mut packet.clone());
             prop_assert_eq!(judges(&guard), judges(&table));
@@ -265,6 +272,9 @@ proptest! {
     fn in_an_emergency_only_what_keeps_a_link_leaves_or_comes_in(packet in packets()) {
         let table = crate::plan::emergency();
         prop_assert_eq!(leaves(&table, &packet), leaves(&table, &packet) && keeps_link(&packet));
+        for hook in [Hook::Output, Hook::Postrouting] {
+            prop_assert!(!passes(&table, hook, &mut packet.clone()) || keeps_link(&packet), "{hook:?}: {packet:?}");
+        }
         let mut seen = packet.clone();
         let comes_in = passes(&table, Hook::Prerouting, &mut seen) && passes(&table, Hook::Input, &mut seen);
         prop_assert!(!comes_in || keeps_link(&packet), "{packet:?}");
@@ -277,8 +287,8 @@ fn without_a_tunnel_that_blocks_there_is_no_table() {
     let mut off = tunnel(&["::/0"], false);
     let Kind::Enf(enf) = &mut off.kind;
     enf.route.lockdown = Lockdown::Off;
-    assert_eq!(super::super::firewall([&build(&off, &Wanted::Connecting, &[])], UID), None);
+    assert_eq!(super::super::firewall([&build(&off, &Wanted::Connecting, &[])], UID, false), None);
     let open = build(&tunnel(&["::/0"], false), &Wanted::Open, &[]);
-    assert_eq!(super::super::firewall([&open], UID), None);
-    assert_eq!(super::super::guard([&open], UID), None);
+    assert_eq!(super::super::firewall([&open], UID, false), None);
+    assert_eq!(super::super::guard([&open], UID, false), None);
 }
