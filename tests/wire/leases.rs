@@ -291,6 +291,7 @@ impl Bed {
         self.lan.exec(&format!("ip -4 addr flush dev lan0; ip addr add {address}/24 dev lan0"));
         let identity = format!("ab:cd:{:02x}", address.rsplit('.').next().unwrap().parse::<u8>().unwrap());
         let log = self.file("server");
+        let starts = self.log("server").matches("started, version").count();
         self.server = Some(self.lan.spawn(&format!(
             "dnsmasq --no-daemon --conf-file=/dev/null --pid-file= --user=root --port=0 --interface=lan0 --bind-interfaces \
              --dhcp-authoritative --no-ping --dhcp-leasefile=/dev/null --leasefile-ro --dhcp-duid=1,{identity} \
@@ -298,6 +299,8 @@ impl Bed {
              --dhcp-range=fd00:1::100,fd00:1::1ff,slaac,64,{LEASE} --enable-ra --ra-param=lan0,4 >>{} 2>&1",
             log.display()
         )));
+        // Its sockets are open by then.
+        self.wait("the server", |bed| bed.log("server").matches("started, version").count() > starts);
     }
 
     /// Starts a client for one family, as it runs on a host.
