@@ -11,5 +11,6 @@ mod shot;
 mod sniffer;
 
 mod flood;
+mod leases;
 mod states;
 mod transitions;
