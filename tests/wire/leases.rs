@@ -269,7 +269,7 @@ impl Bed {
             let link = netns.exec(&format!("ip -br link show {dev}"));
             link.split_whitespace().nth(2).unwrap().to_owned()
         });
-        let mut blocked = Blocked::new(&host);
+        let mut blocked = Blocked::new(&host, directory.path());
         blocked.apply(&host);
         let sniffer = capture(&lan, directory.path());
         let noise = host.spawn(&format!(
@@ -512,7 +512,7 @@ fn capture(lan: &Netns, directory: &Path) -> Running {
 }
 
 impl Blocked {
-    fn new(host: &Netns) -> Self {
+    fn new(host: &Netns, runtime_dir: &Path) -> Self {
         let text = "kind = \"enf\"\n[remote]\nhosts = [\"2001:db8::1\"]\nname = \"router\"\n[route]\nprefixes = [\"default\"]\n";
         let (tunnel, findings) = config::parse_tunnel("enf0", Path::new("enf0.toml"), Path::new("/"), text);
         let tunnel = tunnel.unwrap_or_else(|| panic!("{findings:?}"));
@@ -521,7 +521,7 @@ impl Blocked {
         let uid = nix::unistd::getuid().as_raw();
         host.run(|| {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-            let kernel = runtime.block_on(async { Kernel::new(uid).unwrap() });
+            let kernel = runtime.block_on(async { Kernel::new(uid, runtime_dir).unwrap() });
             Self { runtime, kernel, host: Host::of([&plan], uid), plan }
         })
     }
@@ -529,7 +529,7 @@ impl Blocked {
     fn apply(&mut self, host: &Netns) -> Vec<String> {
         host.run(|| {
             self.runtime.block_on(async {
-                let mut changes = self.kernel.apply_host(&self.host).await.unwrap();
+                let mut changes = self.kernel.apply_host(&self.host).await.unwrap().changes;
                 changes.extend(self.kernel.apply(&self.plan).await.unwrap().changes);
                 changes
             })
