@@ -296,7 +296,7 @@ impl Bed {
             "dnsmasq --no-daemon --conf-file=/dev/null --pid-file= --user=root --port=0 --interface=lan0 --bind-interfaces \
              --dhcp-authoritative --no-ping --dhcp-leasefile=/dev/null --leasefile-ro --dhcp-duid=1,{identity} \
              --dhcp-range=192.0.2.100,192.0.2.150,{LEASE} --dhcp-option=58,{RENEW} --dhcp-option=59,{REBIND} \
-             --dhcp-range=fd00:1::100,fd00:1::1ff,slaac,64,{LEASE} --enable-ra --ra-param=lan0,4 >>{} 2>&1",
+             --dhcp-range=fd00:1::100,fd00:1::1ff,slaac,64,{LEASE} --enable-ra >>{} 2>&1",
             log.display()
         )));
         // Its sockets are open by then.
