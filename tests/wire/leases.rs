@@ -135,10 +135,10 @@ fn dhcpcd_gets_renews_and_rebinds_a_dhcpv6_lease() {
     bed.start(Client::Dhcpcd, "-6");
     bed.wait("a DHCPv6 address", |bed| bed.leased() > 0);
     bed.wait("the IPv6 default route", |bed| bed.default_route("ra"));
-    bed.exec("dhcpcd -N eth0");
+    bed.exec("dhcpcd -6 -N eth0");
     bed.wait("renew", |bed| bed.answered("renew"));
     bed.serve("192.0.2.2");
-    bed.exec("dhcpcd -n eth0");
+    bed.exec("dhcpcd -6 -n eth0");
     bed.wait("rebind", |bed| bed.answered("rebind"));
     // It starts over on that occasion.
     bed.wait("the address", |bed| bed.leased() > 0);
