@@ -135,10 +135,10 @@ fn dhcpcd_gets_renews_and_rebinds_a_dhcpv6_lease() {
     bed.start(Client::Dhcpcd, "-6");
     bed.wait("a DHCPv6 address", |bed| bed.leased() > 0);
     bed.wait("the IPv6 default route", |bed| bed.default_route("ra"));
-    bed.exec("dhcpcd -N eth0");
+    bed.exec("dhcpcd -6 -N eth0");
     bed.wait("renew", |bed| bed.answered("renew"));
     bed.serve("192.0.2.2");
-    bed.exec("dhcpcd -n eth0");
+    bed.exec("dhcpcd -6 -n eth0");
     bed.wait("rebind", |bed| bed.answered("rebind"));
     // It starts over on that occasion.
     bed.wait("the address", |bed| bed.leased() > 0);
@@ -296,7 +296,7 @@ impl Bed {
             "dnsmasq --no-daemon --conf-file=/dev/null --pid-file= --user=root --port=0 --interface=lan0 --bind-interfaces \
              --dhcp-authoritative --no-ping --dhcp-leasefile=/dev/null --leasefile-ro --dhcp-duid=1,{identity} \
              --dhcp-range=192.0.2.100,192.0.2.150,{LEASE} --dhcp-option=58,{RENEW} --dhcp-option=59,{REBIND} \
-             --dhcp-range=fd00:1::100,fd00:1::1ff,slaac,64,{LEASE} --enable-ra --ra-param=lan0,4 >>{} 2>&1",
+             --dhcp-range=fd00:1::100,fd00:1::1ff,slaac,64,{LEASE} --enable-ra >>{} 2>&1",
             log.display()
         )));
         // Its sockets are open by then.
