@@ -229,7 +229,7 @@ impl Kernel {
 
     async fn due_for_host(&self, host: &Host) -> Result<Vec<Change>, KernelError> {
         let found =
-            rule::observe_trusted(&self.netlink).await.map_err(|error| KernelError::observe("the rules", error))?;
+            rule::observe_of_host(&self.netlink).await.map_err(|error| KernelError::observe("the rules", error))?;
         let missing = |these: &[Rule], those: &[Rule]| -> Vec<Rule> {
             these.iter().filter(|rule| !those.contains(rule)).cloned().collect()
         };

@@ -6,9 +6,10 @@ use crate::plan::{Action, Family, Match, Route, Rule, Scope};
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use nix::errno::Errno;
-use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_core::{DefaultNla, Nla};
 use rtnetlink::packet_route::route::RouteProtocol;
-use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange};
+use rtnetlink::packet_route::{AddressFamily, IpProtocol};
 use rtnetlink::{Handle, IpVersion};
 use std::io;
 
@@ -21,15 +22,17 @@ const STANDARD: [(Family, u32, &str); 5] = [
     (Family::V4, DEFAULT, "ip -4 rule add pref 32767 lookup default"),
 ];
 const DEFAULT: u32 = 253;
+/// `FRA_SPORT_MASK` and `FRA_DPORT_MASK`.
+const PORT_MASKS: [u16; 2] = [28, 29];
 
 pub(super) async fn observe(netlink: &Handle, scope: &Scope) -> Result<Vec<Rule>, rtnetlink::Error> {
     let ours = |(rule, protocol): &(Rule, _)| *protocol == Some(RouteProtocol::Kernel) && scope.owns_rule(rule);
     Ok(all(netlink).await?.into_iter().filter(ours).map(|(rule, _)| rule).collect())
 }
 
-/// Our rules for trusted interfaces.
-pub(super) async fn observe_trusted(netlink: &Handle) -> Result<Vec<Rule>, rtnetlink::Error> {
-    let ours = |(rule, protocol): &(Rule, _)| *protocol == Some(RouteProtocol::Kernel) && Rule::is_trusted(rule);
+/// Our rules that are the host's.
+pub(super) async fn observe_of_host(netlink: &Handle) -> Result<Vec<Rule>, rtnetlink::Error> {
+    let ours = |(rule, protocol): &(Rule, _)| *protocol == Some(RouteProtocol::Kernel) && Rule::is_of_host(rule);
     Ok(all(netlink).await?.into_iter().filter(ours).map(|(rule, _)| rule).collect())
 }
 
@@ -94,6 +97,11 @@ fn message(rule: &Rule) -> RuleMessage {
             attributes.push(RuleAttribute::SuppressPrefixLen(0));
             attributes.push(RuleAttribute::SuppressIfGroup(0));
         }
+        Match::Dhcp => {
+            attributes.push(RuleAttribute::IpProtocol(IpProtocol::Udp));
+            attributes.push(RuleAttribute::SourcePortRange(port(Match::DHCP.0)));
+            attributes.push(RuleAttribute::DestinationPortRange(port(Match::DHCP.1)));
+        }
     }
     message.header.action = match rule.action {
         Action::Unreachable => RuleAction::Unreachable,
@@ -103,6 +111,16 @@ fn message(rule: &Rule) -> RuleMessage {
         }
     };
     message
+}
+
+fn value_of(attribute: &DefaultNla) -> Vec<u8> {
+    let mut value = vec![0; attribute.value_len()];
+    attribute.emit_value(&mut value);
+    value
+}
+
+fn port(number: u16) -> RulePortRange {
+    RulePortRange { start: number, end: number }
 }
 
 fn parse(message: &RuleMessage) -> Option<(Rule, Option<RouteProtocol>)> {
@@ -115,6 +133,7 @@ fn parse(message: &RuleMessage) -> Option<(Rule, Option<RouteProtocol>)> {
     let plain = header.src_len == 0 && header.tos == 0 && !header.flags.contains(RuleFlags::Invert);
     let (mut preference, mut mark, mut mask, mut to, mut table, mut protocol) =
         (0, 0, 0, None, header.table.into(), None);
+    let (mut transport, mut from, mut towards) = (None, None, None);
     let (mut suppressed_length, mut suppressed_group) = (u32::MAX, u32::MAX);
     for attribute in &message.attributes {
         match attribute {
@@ -127,12 +146,25 @@ fn parse(message: &RuleMessage) -> Option<(Rule, Option<RouteProtocol>)> {
             // The kernel always sends the first of these two; all ones means that they are not used.
             RuleAttribute::SuppressPrefixLen(value) => suppressed_length = *value,
             RuleAttribute::SuppressIfGroup(value) => suppressed_group = *value,
+            RuleAttribute::IpProtocol(value) => transport = Some(*value),
+            RuleAttribute::SourcePortRange(value) => from = Some(*value),
+            RuleAttribute::DestinationPortRange(value) => towards = Some(*value),
+            // New kernels name the bits of the ports that count: all of them.
+            RuleAttribute::Other(other) if PORT_MASKS.contains(&other.kind()) && value_of(other) == [0xff, 0xff] => {}
             _ => return None,
         }
     }
+    let dhcp = (Some(IpProtocol::Udp), Some(port(Match::DHCP.0)), Some(port(Match::DHCP.1)));
     let matches = match (mask, to) {
-        (0, None) if header.dst_len == 0 && (suppressed_length, suppressed_group) == (0, 0) => Match::Trusted,
+        (0, None)
+            if header.dst_len == 0
+                && (suppressed_length, suppressed_group, transport, from, towards) == (0, 0, None, None, None) =>
+        {
+            Match::Trusted
+        }
         _ if (suppressed_length, suppressed_group) != (u32::MAX, u32::MAX) => return None,
+        (0, None) if header.dst_len == 0 && (transport, from, towards) == dhcp => Match::Dhcp,
+        _ if (transport, from, towards) != (None, None, None) => return None,
         (0, None) if header.dst_len == 0 => Match::To(family.everything()),
         (0, Some(address)) => Match::To(IpNet::new(address, header.dst_len).ok()?),
         (mask, None) => Match::Mark { mark, mask },

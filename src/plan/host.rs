@@ -13,7 +13,7 @@ pub struct Host {
     pub firewall: Option<Table>,
     /// The table that holds the host while somebody flushed the ruleset, where the kernel can keep one.
     pub guard: Option<Table>,
-    /// The rules that let routes of trusted interfaces be used, except default routes.
+    /// The rules that let routes of trusted interfaces be used, except default routes; and the one for DHCP renewals.
     pub rules: Vec<Rule>,
     /// Trusted interfaces, each with the number of its group. Those that do not exist are waited for.
     pub groups: BTreeMap<String, u32>,
@@ -38,10 +38,15 @@ impl Host {
         let groups: BTreeMap<String, u32> = plans.clone().into_iter().flat_map(|plan| plan.trusted.clone()).collect();
         let trusted = |family| Rule::new(family, Match::Trusted, Action::Lookup(Route::MAIN));
         let blocks = plans.clone().into_iter().any(|plan| !plan.rules.is_empty());
+        let dhcp = Rule::new(Family::V4, Match::Dhcp, Action::Lookup(Route::MAIN));
+        let mut rules = if blocks { vec![dhcp] } else { Vec::new() };
+        if !groups.is_empty() {
+            rules.extend(Family::ALL.map(trusted));
+        }
         Self {
             firewall: firewall(plans.clone(), uid, emergency),
             guard: guard(plans, uid, emergency),
-            rules: if groups.is_empty() { Vec::new() } else { Family::ALL.map(trusted).to_vec() },
+            rules,
             groups,
             sysctls: blocks.then_some(SRC_VALID_MARK).into_iter().collect(),
         }
@@ -60,7 +65,7 @@ impl Host {
             ("the firewall: what passes beside the tunnels, and nothing else", tables(&self.firewall)),
             (GUARDED, tables(&self.guard)),
             ("the marks of answers count when the kernel judges their way back (rp_filter)", sysctls),
-            ("trusted interfaces: their routes are used, but never a default route", trusted),
+            ("DHCP leases are renewed; routes of trusted interfaces are used, but never a default route", trusted),
         ]
     }
 

@@ -10,6 +10,8 @@ const EVERYTHING_IPV6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0);
 
 /// Where our marked packets are looked up: in main, and nowhere else (the next preference).
 const MARKED: u32 = 200;
+/// Renewals of DHCPv4 leases.
+const DHCP: u32 = 240;
 /// Routes of trusted interfaces, before those of any tunnel.
 const TRUSTED: u32 = 250;
 /// The first preference of prefix rules: those of full length. Each shorter length has the next two.
@@ -215,6 +217,8 @@ pub enum Match {
     },
     /// Those to this prefix.
     To(IpNet),
+    /// A DHCPv4 client's. It renews a lease by unicast from a socket that is bound to no device.
+    Dhcp,
     /// All; and what the table says is passed by when it is a default route, or leads to a link of the default group.
     Trusted,
 }
@@ -228,12 +232,18 @@ pub enum Action {
     Unreachable,
 }
 
+impl Match {
+    /// The ports of a DHCPv4 client and server.
+    pub(crate) const DHCP: (u16, u16) = (68, 67);
+}
+
 impl Rule {
     /// The rule of our layout for these packets: longest prefixes first, marked packets before all, and each `unreachable`
     /// directly behind its lookup.
     pub(super) fn new(family: Family, matches: Match, action: Action) -> Self {
         let first = match &matches {
             Match::Mark { .. } => MARKED,
+            Match::Dhcp => DHCP,
             Match::Trusted => TRUSTED,
             Match::To(prefix) => PREFIXES + 2 * u32::from(prefix.max_prefix_len() - prefix.prefix_len()),
         };
@@ -241,9 +251,11 @@ impl Rule {
         Self { family, preference, matches, action }
     }
 
-    /// Whether this is the rule of our layout for trusted interfaces.
-    pub fn is_trusted(rule: &Self) -> bool {
-        *rule == Self::new(rule.family, Match::Trusted, Action::Lookup(Route::MAIN))
+    /// Whether this is a rule of our layout that is the host's: for trusted interfaces, or for DHCP.
+    pub fn is_of_host(rule: &Self) -> bool {
+        [Match::Trusted, Match::Dhcp]
+            .into_iter()
+            .any(|matches| *rule == Self::new(rule.family, matches, Action::Lookup(Route::MAIN)))
     }
 
     pub(super) fn command(&self, verb: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -252,6 +264,7 @@ impl Rule {
             Match::Mark { mark, mask } => write!(f, "fwmark {mark:#x}/{mask:#x} ")?,
             Match::To(prefix) if prefix.prefix_len() == 0 => {}
             Match::To(prefix) => write!(f, "to {prefix} ")?,
+            Match::Dhcp => write!(f, "ipproto udp sport {} dport {} ", Match::DHCP.0, Match::DHCP.1)?,
             Match::Trusted => {}
         }
         match self.action {

@@ -112,7 +112,7 @@ impl Scope {
         let ours = match &rule.matches {
             Match::Mark { mark, mask } => (*mark, *mask) == (self.mark, self.mask),
             Match::To(prefix) => self.prefixes.contains(prefix),
-            Match::Trusted => return false,
+            Match::Dhcp | Match::Trusted => return false,
         };
         (ours && *rule == Rule::new(rule.family, rule.matches.clone(), rule.action))
             || (BLOCK.contains(&rule.preference) && rule.action == Action::Lookup(self.table))

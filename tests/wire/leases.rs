@@ -332,10 +332,12 @@ impl Bed {
     }
 
     /// Takes the rules with this comment out of the firewall.
-    fn without(&self, comment: &str) {
+    fn without(&mut self, comment: &str) {
         let all = self.host.exec("nft list table inet enftun");
         let rest: Vec<&str> = all.lines().filter(|line| !line.contains(comment)).collect();
         assert!(rest.len() < all.lines().count(), "{comment}: {all}");
+        self.blocked.host.guard = None;
+        self.blocked.apply(&self.host);
         self.host.exec(&format!("nft -f - <<'EOF'\ndelete table inet enftun\n{}\nEOF", rest.join("\n")));
     }
 
@@ -397,7 +399,8 @@ impl Bed {
     fn nothing_else_left(&mut self) {
         std::fs::write(self.file("enough"), "").unwrap();
         self.noise.0.wait().unwrap();
-        self.host.exec("ip link set eth0 up; nft delete table inet enftun");
+        self.blocked.open(&self.host);
+        self.host.exec("ip link set eth0 up");
         self.wait("the sniffer to see an open host's packet", |bed| {
             bed.host.output("ping -c1 -W1 -s 900 ff02::1%eth0");
             bed.count(&format!("ether src HOST and {MARKER}")) > 0
@@ -524,6 +527,10 @@ impl Blocked {
             let kernel = runtime.block_on(async { Kernel::new(uid, runtime_dir).unwrap() });
             Self { runtime, kernel, host: Host::of([&plan], uid), plan }
         })
+    }
+
+    fn open(&mut self, host: &Netns) {
+        host.run(|| self.runtime.block_on(async { self.kernel.apply_host(&Host::default()).await.unwrap() }));
     }
 
     fn apply(&mut self, host: &Netns) -> Vec<String> {
