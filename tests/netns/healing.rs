@@ -93,8 +93,8 @@ fn ours(family: &str) -> Vec<u32> {
 #[test]
 fn each_rule_that_is_deleted_is_back() {
     in_netns_with_tun("each_rule_that_is_deleted_is_back", || {
-        // IPv4 has no lookup of its own: it is only blocked.
-        for (family, count) in [("-6", 4), ("-4", 3)] {
+        // IPv4 has one for DHCP, and an unreachable route in place of a rule.
+        for (family, count) in [("-6", 4), ("-4", 4)] {
             let world = World::connected(EVERYTHING);
             let preferences = ours(family);
             assert_eq!(preferences.len(), count, "{}", rules());
@@ -114,6 +114,7 @@ fn routes_and_addresses_that_are_deleted_are_back() {
     in_netns_with_tun("routes_and_addresses_that_are_deleted_are_back", || {
         let world = World::connected(EVERYTHING);
         world.heals("ip -6 route flush table 2097", "route add default dev enf0 table 2097");
+        world.heals("ip -4 route flush table 2097", "route add unreachable default table 2097");
         world.heals(
             "ip -6 route del ff00::/8 dev enf0 table local metric 50",
             "route add ff00::/8 dev enf0 table local",
@@ -255,7 +256,7 @@ fn a_rule_flush_is_healed_and_the_hosts_own_rules_are_missed_aloud() {
         let world = World::connected(EVERYTHING);
         let is_own = |line: &&str| !line.starts_with("3276");
         let expected: Vec<String> = rules().lines().filter(is_own).map(str::to_owned).collect();
-        assert_eq!(expected.len(), 2 + 4 + 3, "{}", rules());
+        assert_eq!(expected.len(), 2 + 4 + 4, "{}", rules());
         sh("ip -6 rule flush; ip -4 rule flush");
         wait_for("our rules, and no others", || rules().lines().eq(&expected));
         for command in [
