@@ -78,7 +78,12 @@ impl Daemon {
         let now = self.now();
         let Some(tunnel) = self.tunnels.get_mut(name) else { return true };
         let (wanted, plan) = (tunnel.wanted(), tunnel.plan(&self.groups));
-        let applied = match self.kernel.apply(&plan).await {
+        let mut applied = self.kernel.apply(&plan).await;
+        if applied.as_ref().is_err_and(|error| error.class() == Class::Transient) {
+            // Somebody took away what was being mended: the next look sees what is left.
+            applied = self.kernel.apply(&plan).await;
+        }
+        let applied = match applied {
             Ok(applied) => applied,
             Err(error) => {
                 self.not_healed(name, &error).await;
