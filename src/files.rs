@@ -1,5 +1,5 @@
-//! What every room that keeps something in a file needs: to replace it as a whole, to set a damaged one aside, and to know whether it tells of this boot
-//! and this network namespace. It knows nothing of what is kept.
+//! What every room that keeps something in a file needs: to replace it as a whole, to set a damaged one aside, and to know
+//! whether it tells of this boot and this network namespace. It knows nothing of what is kept.
 
 use serde::{Deserialize, Serialize};
 use std::io::Write;

@@ -21,7 +21,7 @@ pub use host::HostApplied;
 pub use nft::Firewall;
 pub use watch::Watch;
 
-use crate::plan::{self, Change, Host, Observed, Plan, Rule, Scope};
+use crate::plan::{self, Change, Host, Observed, Plan, Scope};
 use crate::sys::tun::Tun;
 use guard::Guard;
 use previous::Previous;
@@ -230,11 +230,8 @@ impl Kernel {
     async fn due_for_host(&self, host: &Host) -> Result<Vec<Change>, KernelError> {
         let found =
             rule::observe_of_host(&self.netlink).await.map_err(|error| KernelError::observe("the rules", error))?;
-        let missing = |these: &[Rule], those: &[Rule]| -> Vec<Rule> {
-            these.iter().filter(|rule| !those.contains(rule)).cloned().collect()
-        };
-        let added = missing(&host.rules, &found).into_iter().map(Change::AddRule);
-        Ok(added.chain(missing(&found, &host.rules).into_iter().map(Change::DeleteRule)).collect())
+        let added = plan::missing(&host.rules, &found).map(Change::AddRule);
+        Ok(added.chain(plan::missing(&found, &host.rules).map(Change::DeleteRule)).collect())
     }
 
     /// Replaces our table if it is not as it shall be.

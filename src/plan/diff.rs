@@ -153,7 +153,7 @@ fn link_up(plan: &Plan, found: Option<&FoundLink>, changes: &mut Vec<Change>) {
 }
 
 /// Those of `these` that are not in `those`.
-fn missing<T: Clone + PartialEq>(these: &[T], those: &[T]) -> impl Iterator<Item = T> {
+pub(crate) fn missing<T: Clone + PartialEq>(these: &[T], those: &[T]) -> impl Iterator<Item = T> {
     these.iter().filter(|item| !those.contains(item)).cloned()
 }
 

@@ -9,8 +9,8 @@ mod host;
 mod item;
 pub mod nft;
 
-pub(crate) use diff::SYSCTLS;
 pub use diff::{Change, FoundLink, Observed, diff};
+pub(crate) use diff::{SYSCTLS, missing};
 pub use firewall::{GUARD, Openings, Policy, TABLE, emergency, firewall, guard};
 pub use host::Host;
 pub use item::{Action, Address, Family, Link, Match, Route, Rule, Target};
