@@ -5,6 +5,7 @@ pub mod args;
 mod change;
 mod check;
 mod clear;
+mod completions;
 mod list;
 mod lockdown;
 mod monitor;
@@ -23,7 +24,7 @@ use crate::dbus::client::ClientError;
 use crate::error::{Class, Exit, chain};
 use crate::kernel::KernelError;
 use crate::paths::Paths;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -73,6 +74,8 @@ enum Verb {
     Clear(args::Clear),
     /// Checks configuration files, without the daemon.
     Check(check::Args),
+    /// Prints the completions of this command line for a shell.
+    Completions(completions::Args),
 }
 
 impl Verb {
@@ -91,6 +94,7 @@ impl Verb {
             Self::Run(args) => run::run(args).await,
             Self::Clear(args) => clear::run(args).await,
             Self::Check(args) => check::run(args),
+            Self::Completions(args) => completions::run(&args),
         }
     }
 }
@@ -217,6 +221,11 @@ fn load_groups(paths: &Paths) -> Result<BTreeMap<String, Group>, CliError> {
     }
 }
 
+/// The command line as a value: what the manual page and the completions are made of.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// The whole program: reads the command line, does what it says, and turns an error into one line and an exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -242,10 +251,9 @@ pub fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 }

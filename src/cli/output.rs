@@ -43,6 +43,11 @@ pub fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
+/// Prints what is a text of its own, such as a file, as it is.
+pub fn text(text: &str) -> Result<(), CliError> {
+    std::io::stdout().lock().write_all(text.as_bytes()).map_err(CliError::Output)
+}
+
 /// A table without borders and without colour, for people and for `awk`.
 pub fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> Result<(), CliError> {
     let mut table = comfy_table::Table::new();

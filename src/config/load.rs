@@ -105,6 +105,13 @@ pub fn parse_daemon(file: &Path, text: &str) -> (Option<Config>, Vec<Finding>) {
     sound(daemon::parse(file, text), Some)
 }
 
+/// Every key that the readers ask for over `text`, once as each of the three files: `enftun.toml`, a tunnel, `router.toml`.
+/// Sections that are optional are asked for theirs when they stand in the text. The manual pages are held against it.
+pub fn known_keys(text: &str) -> [BTreeSet<String>; 3] {
+    let (file, dir) = (Path::new("enf0.toml"), Path::new("/"));
+    [daemon::parse(file, text).known, tunnel::parse("enf0", file, dir, text).known, router::parse(file, text).known]
+}
+
 /// Judges `files` by themselves and, as far as they are tunnels, with each other and the groups of `config_dir`.
 /// `enftun.toml` is the daemon's file, what is called `router.toml` or listens is a router's, everything else is a tunnel.
 pub fn check_files(files: &[PathBuf], config_dir: &Path) -> Vec<Finding> {

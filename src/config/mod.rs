@@ -15,7 +15,8 @@ mod values;
 
 pub use findings::{Finding, Severity, findings_json};
 pub use load::{
-    Loaded, check_files, load, load_daemon, load_router, load_tunnel, parse_daemon, parse_router, parse_tunnel,
+    Loaded, check_files, known_keys, load, load_daemon, load_router, load_tunnel, parse_daemon, parse_router,
+    parse_tunnel,
 };
 
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 //!
 //! A reader takes the keys it knows from a [`Section`]; what is left over when the section is dropped is unknown.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::Hash;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
@@ -18,6 +18,8 @@ use super::values::{self, Complaint, clipped, quoted};
 pub(super) struct Reading<T> {
     pub(super) value: T,
     pub(super) findings: Vec<Finding>,
+    /// Every key that the reader asked for.
+    pub(super) known: BTreeSet<String>,
     source: Source,
     places: BTreeMap<String, Range<usize>>,
 }
@@ -57,8 +59,8 @@ pub(super) fn read<T>(file: &Path, text: &str, walk: impl FnOnce(&mut Section<'_
         sink.syntax(error.message(), error.span().unwrap_or(0..0));
     }
     let value = walk(&mut Section::new(&sink, String::new(), Some(root.get_ref()), 0..0));
-    let (findings, places) = sink.into_parts();
-    Reading { value, findings, places, source }
+    let (findings, places, known) = sink.into_parts();
+    Reading { value, findings, known, source, places }
 }
 
 /// Whether `text` has `key` at its top: enough to tell one sort of file from another, however broken the rest is.
@@ -92,6 +94,7 @@ impl<'a> Section<'a> {
     /// The value of `key`, which is known from now on.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Item<'a>> {
         self.known.push(key);
+        self.sink.know(join(&self.path, key));
         let (name, value) = self.table?.get_key_value(key)?;
         // A value that the parser made up for a missing one has no place in the file.
         (!value.span().is_empty()).then(|| self.item(key, name.span(), value))

@@ -14,6 +14,7 @@ const MOST_FINDINGS: usize = 200;
 struct Collected {
     findings: Vec<Finding>,
     places: BTreeMap<String, Range<usize>>,
+    known: BTreeSet<String>,
     left_out: usize,
     errors_left_out: bool,
 }
@@ -33,9 +34,9 @@ impl<'a> Sink<'a> {
         Self { source, state: RefCell::default(), broken_lines: BTreeSet::new(), lost_from: usize::MAX }
     }
 
-    /// The findings in the order of the file, and where each key stands.
-    pub(super) fn into_parts(self) -> (Vec<Finding>, BTreeMap<String, Range<usize>>) {
-        let Collected { mut findings, places, left_out, errors_left_out } = self.state.into_inner();
+    /// The findings in the order of the file, where each key stands, and every key that was asked for.
+    pub(super) fn into_parts(self) -> (Vec<Finding>, BTreeMap<String, Range<usize>>, BTreeSet<String>) {
+        let Collected { mut findings, places, known, left_out, errors_left_out } = self.state.into_inner();
         findings.sort_by_key(|finding| (finding.line, finding.column));
         if left_out > 0 {
             let text = format!("and {left_out} more findings, which are not shown");
@@ -43,12 +44,17 @@ impl<'a> Sink<'a> {
             rest.severity = if errors_left_out { Severity::Error } else { Severity::Warning };
             findings.push(rest);
         }
-        (findings, places)
+        (findings, places, known)
     }
 
     /// Remembers where something stands, for findings that compare files; the first place counts.
     pub(super) fn place(&self, name: String, span: Range<usize>) {
         self.state.borrow_mut().places.entry(name).or_insert(span);
+    }
+
+    /// Remembers that a reader knows `key`, whether it stands in the file or not.
+    pub(super) fn know(&self, key: String) {
+        self.state.borrow_mut().known.insert(key);
     }
 
     pub(super) fn has_syntax_errors(&self) -> bool {

@@ -3,6 +3,7 @@
 
 pub mod addresses;
 mod adoption;
+pub mod arguments;
 pub mod command;
 mod healing;
 pub mod in_force;

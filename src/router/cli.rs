@@ -5,7 +5,7 @@ use crate::config;
 use crate::error::{Exit, chain};
 use crate::logging;
 use crate::sys::passed;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::fmt::Display;
 use std::io::Write;
@@ -35,6 +35,11 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// The command line as a value: what the manual page and the completions are made of.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// The whole program. `load` reads a configuration file and says all that is wrong with it; without a configuration it

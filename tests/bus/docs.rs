@@ -19,15 +19,11 @@ fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
     text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_command_in_dbus_md_works() {
-    let Some(bus) = PrivateBus::start("every_command_in_dbus_md_works") else { return };
-    let (daemon, core) = Simulation::new(&["enf0"]);
-    let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
-    daemon.connected("enf0");
-    let text = document("dbus.md");
-    let commands: Vec<&str> = blocks(&text, "sh").iter().flat_map(|block| block.lines()).collect();
-    assert_eq!(commands.len(), 19);
+#[path = "../../packaging/pages/man.rs"]
+mod man;
+
+/// Runs each of these calls of `busctl` as a person would; all of them work.
+fn run(bus: &PrivateBus, commands: &[&str]) {
     for command in commands {
         let mut shell = bus.command("sh");
         shell.args(["-c", &format!("exec {command}")]);
@@ -44,7 +40,32 @@ async fn every_command_in_dbus_md_works() {
         child.wait().unwrap();
         assert!(said.contains("Monitoring bus"), "{command}: {said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_in_dbus_md_works() {
+    let Some(bus) = PrivateBus::start("every_command_in_dbus_md_works") else { return };
+    let (daemon, core) = Simulation::new(&["enf0"]);
+    let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
+    daemon.connected("enf0");
+    let text = document("dbus.md");
+    let commands: Vec<&str> = blocks(&text, "sh").iter().flat_map(|block| block.lines()).collect();
+    assert_eq!(commands.len(), 19);
+    run(&bus, &commands);
     assert_eq!(daemon.requests().len(), 7, "the calls reached the daemon");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_busctl_command_in_the_manual_pages_works() {
+    let Some(bus) = PrivateBus::start("every_busctl_command_in_the_manual_pages_works") else { return };
+    let (daemon, core) = Simulation::new(&["enf0"]);
+    let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
+    daemon.connected("enf0");
+    let pages: String = man::pages().into_iter().map(|(_, text)| text.replace("\\-", "-")).collect();
+    let commands: Vec<&str> = pages.lines().filter(|line| line.starts_with("busctl ")).collect();
+    assert_eq!(commands.len(), 9);
+    run(&bus, &commands);
+    assert_eq!(daemon.requests().len(), 6, "the calls reached the daemon");
 }
 
 #[test]

@@ -1,0 +1,294 @@
+//! The manual pages and completions are whole: every verb, option and configuration key is in them, none is invented, the
+//! defaults are the programs' own, and the tools that show them have nothing to complain of.
+
+use crate::common::bus::has;
+use crate::common::skip;
+use clap::{ArgAction, Command};
+use enftun::config::{self, Finding, known_keys};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process;
+
+#[path = "../../packaging/pages/completions.rs"]
+mod completions;
+#[path = "../../packaging/pages/man.rs"]
+mod man;
+
+/// The page as it is written, and as words: without fonts and escapes.
+fn page(name: &str) -> (String, String) {
+    let (_, text) = man::pages().into_iter().find(|(file, _)| file == name).unwrap();
+    let plain = ["\\fB", "\\fI", "\\fR"].iter().fold(text.clone(), |text, font| text.replace(font, ""));
+    (text, plain.replace("\\-", "-").replace("\\(dq", "\"").replace("\\(ti", "~"))
+}
+
+/// The words after which something is said: what stands behind each `.TP`.
+fn tags(plain: &str) -> Vec<&str> {
+    let after = plain.split("\n.TP\n").skip(1).map(|rest| rest.lines().next().unwrap());
+    after
+        .map(|line| line.split_once(' ').filter(|(word, _)| word.starts_with('.')).map_or(line, |(_, tag)| tag))
+        .collect()
+}
+
+/// Each verb that does something, with its full name.
+fn verbs(command: &Command, before: &str) -> Vec<(String, Command)> {
+    let verbs = command.get_subcommands().map(|verb| (format!("{before}{}", verb.get_name()), verb));
+    verbs
+        .flat_map(|(name, verb)| match verb.has_subcommands() {
+            true => self::verbs(verb, &format!("{name} ")),
+            false => vec![(name, verb.clone())],
+        })
+        .collect()
+}
+
+#[test]
+fn every_verb_and_every_option_is_in_the_page_of_its_program() {
+    for (name, mut command) in man::programs() {
+        let section = if name == "enftunctl" { 1 } else { 8 };
+        let (_, plain) = page(&format!("{name}.{section}"));
+        let mut checked = 0;
+        for (verb, command) in verbs(&command, "") {
+            let (_, part) = plain
+                .split_once(&format!("\n.SS \"{verb} "))
+                .or_else(|| plain.split_once(&format!("\n.SS {verb}\n")))
+                .or_else(|| plain.split_once(&format!("\n.SS \"{verb}\"\n")))
+                .unwrap_or_else(|| panic!("{name} {verb} has no heading"));
+            let part = part.split("\n.S").next().unwrap();
+            for argument in command.get_arguments() {
+                let tag = argument
+                    .get_long()
+                    .map_or_else(|| argument.get_value_names().unwrap().join(" "), |long| format!("--{long}"));
+                let tags = tags(part);
+                assert!(tags.iter().any(|written| written.contains(&tag)), "{name} {verb}: {tag} in {tags:?}");
+                checked += 1;
+            }
+        }
+        command.build();
+        for option in command.get_arguments().filter_map(|argument| argument.get_long()) {
+            assert!(tags(&plain).iter().any(|tag| tag.contains(&format!("--{option}"))), "{name} --{option}");
+            checked += 1;
+        }
+        assert!(checked > 3, "{name}");
+    }
+}
+
+/// The keys of a page about a configuration file, with the default where one stands: in sections, `[NAME]` or none, from the
+/// heading on that begins with `from` to the next of its rank.
+fn documented(plain: &str, from: &str) -> Vec<(String, Option<String>)> {
+    let (_, part) = plain.split_once(from).unwrap_or_else(|| panic!("no {from}"));
+    let part = part.split("\n.SH ").next().unwrap();
+    let mut keys = Vec::new();
+    for section in part.split("\n.SS ").skip(1) {
+        let heading = section.lines().next().unwrap();
+        let table =
+            heading.strip_prefix('[').map(|rest| format!("{}.", rest.trim_end_matches(']'))).unwrap_or_default();
+        for tag in tags(section) {
+            let (key, default) = tag.split_once(" = ").map_or((tag, None), |(key, value)| (key, Some(value)));
+            keys.push((
+                format!("{table}{key}").replace("NAME", "enf0"),
+                default.map(|value| value.replace("NAME", "enf0")),
+            ));
+        }
+    }
+    keys
+}
+
+/// A text in which every section that may be left out stands.
+const EVERY_SECTION: &str = r#"
+kind = "enf"
+remote.hosts = [{ host = "router.example.net" }]
+tun.dev = "enf0"
+groups.enf0.number = 364
+[dns]
+[advertise]
+[enrol]
+[connectivity]
+"#;
+
+/// What readers call tables is no key to write.
+fn keys(known: BTreeSet<String>) -> BTreeSet<String> {
+    let is_table = |key: &str| known.iter().any(|other| other.starts_with(&format!("{key}.")));
+    known.iter().filter(|key| !is_table(key) || *key == "remote.hosts").cloned().collect()
+}
+
+#[test]
+fn the_configuration_pages_have_every_key_there_is_and_no_other() {
+    let (_, enftun) = page("enftun.toml.5");
+    let (_, router) = page("enftun-router.toml.5");
+    let [daemon, tunnel, far_end] = known_keys(EVERY_SECTION).map(keys);
+    assert!(tunnel.len() > 40 && tunnel.contains("dns.servers"), "{tunnel:?}");
+    for (plain, from, known) in [
+        (&enftun, "\n.SH THE DAEMON: enftun.toml", daemon),
+        (&enftun, "\n.SH A TUNNEL: tunnels/NAME.toml", tunnel),
+        (&router, "\n.SH DESCRIPTION", far_end),
+    ] {
+        let written: Vec<String> = documented(plain, from).into_iter().map(|(key, _)| key).collect();
+        let once: BTreeSet<String> = written.iter().cloned().collect();
+        assert_eq!(once.len(), written.len(), "a key stands twice");
+        assert_eq!(once, known, "left: in the page, right: in the program");
+    }
+}
+
+#[test]
+fn the_defaults_in_the_configuration_pages_are_the_programs_own() {
+    let lines = |keys: Vec<(String, Option<String>)>| {
+        let given = keys.into_iter().filter_map(|(key, default)| Some(format!("{key} = {}\n", default?)));
+        given.collect::<Vec<_>>()
+    };
+    let texts = |findings: &[Finding]| findings.iter().map(Finding::one_line).collect::<Vec<_>>();
+    let (_, enftun) = page("enftun.toml.5");
+    let least = "kind = \"enf\"\nremote.hosts = [\"router.example.net\"]\nremote.name = \"router.example.net\"\n";
+    let defaults = lines(documented(&enftun, "\n.SH A TUNNEL: tunnels/NAME.toml"));
+    assert!(defaults.len() > 20);
+    // [dns] has a default only where the section stands.
+    let [mut without, mut with] = [least.to_owned(), least.to_owned()];
+    without.push_str("dns.servers = [\"fd00::53\"]\n");
+    with.push_str("dns.servers = [\"fd00::53\"]\n");
+    with.extend(defaults);
+    let parse = |text: &str| config::parse_tunnel("enf0", Path::new("enf0.toml"), Path::new("/etc/enftun"), text);
+    let ((with, findings), (without, _)) = (parse(&with), parse(&without));
+    assert_eq!(texts(&findings), Vec::<String>::new());
+    assert_eq!(with.unwrap(), without.unwrap());
+
+    let (_, router) = page("enftun-router.toml.5");
+    let defaults = lines(documented(&router, "\n.SH DESCRIPTION"));
+    assert!(defaults.len() > 8);
+    let parse = |text: &str| config::parse_router(Path::new("/etc/enftun/router.toml"), text);
+    let ((with, findings), (without, _)) = (parse(&defaults.concat()), parse("[tun]\n"));
+    assert_eq!(texts(&findings), Vec::<String>::new());
+    assert_eq!(with.unwrap(), without.unwrap());
+
+    let defaults = lines(documented(&enftun, "\n.SH THE DAEMON: enftun.toml"));
+    let (with, findings) =
+        config::parse_daemon(Path::new("enftun.toml"), &format!("groups.enf0.number = 1\n{}", defaults.concat()));
+    assert_eq!(texts(&findings), Vec::<String>::new());
+    let (without, _) = config::parse_daemon(Path::new("enftun.toml"), "groups.enf0.number = 1\n");
+    assert_eq!(with.unwrap(), without.unwrap());
+}
+
+/// The lines between `.EX` and `.EE` of every page.
+fn shown() -> Vec<String> {
+    let examples = |file: &str| {
+        let (_, plain) = page(file);
+        let blocks = plain.split("\n.EX\n").skip(1).map(|rest| rest.split("\n.EE\n").next().unwrap());
+        blocks.flat_map(str::lines).map(str::to_owned).collect::<Vec<_>>()
+    };
+    man::pages().iter().flat_map(|(file, _)| examples(file)).collect()
+}
+
+#[test]
+fn our_commands_in_the_examples_are_commands_that_we_take() {
+    let mut seen = BTreeSet::new();
+    for line in shown() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        for (name, command) in man::programs() {
+            if words.first() == Some(&name) {
+                command.try_get_matches_from(&words).unwrap_or_else(|error| panic!("{line}: {error}"));
+                seen.insert(name);
+            }
+        }
+    }
+    assert!(seen.contains("enftunctl") && seen.contains("enftun-router"), "{seen:?}");
+}
+
+#[test]
+fn the_configurations_in_the_examples_have_no_findings() {
+    let (_, plain) = page("enftun.toml.5");
+    let example = plain.rsplit_once("\n.EX\n").unwrap().1.split("\n.EE").next().unwrap();
+    let (tunnel, findings) = config::parse_tunnel("enf0", Path::new("enf0.toml"), Path::new("/etc/enftun"), example);
+    assert!(tunnel.is_some() && findings.is_empty(), "{findings:?}");
+    let (_, plain) = page("enftun-router.toml.5");
+    let example = plain.rsplit_once("\n.EX\n").unwrap().1.split("\n.EE").next().unwrap();
+    let (router, findings) = config::parse_router(Path::new("router.toml"), example);
+    assert!(router.is_some() && findings.is_empty(), "{findings:?}");
+}
+
+/// Writes files into a directory of their own.
+fn written(files: Vec<(String, String)>) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+/// Runs a program that must have nothing to say.
+#[track_caller]
+fn silent(command: &mut process::Command) {
+    let output = command.env("LC_ALL", "C.UTF-8").output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success() && said.is_empty(), "{command:?}: {}", String::from_utf8_lossy(&said));
+}
+
+#[test]
+fn the_programs_that_show_manual_pages_have_nothing_to_complain_of() {
+    let test = "the_programs_that_show_manual_pages_have_nothing_to_complain_of";
+    let dir = written(man::pages());
+    let files = || man::pages().into_iter().map(|(name, _)| dir.path().join(name));
+    assert_eq!(files().count(), 6);
+    if has("mandoc") {
+        files()
+            .for_each(|file| silent(process::Command::new("mandoc").args(["-T", "lint", "-W", "warning"]).arg(file)));
+    } else {
+        skip(test, "mandoc is not installed");
+    }
+    if has("man") && has("groff") {
+        // Only the formatter's warnings are of interest, not the page.
+        let show = "man --warnings -E UTF-8 -l -Tutf8 -Z \"$1\" >/dev/null";
+        files().for_each(|file| silent(process::Command::new("sh").args(["-c", show, "sh"]).arg(file)));
+    } else {
+        skip(test, "man and groff are not installed");
+    }
+}
+
+#[test]
+fn each_shell_reads_its_completions() {
+    let dir = written(completions::scripts());
+    let names: BTreeSet<String> = completions::scripts().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names.len(), 9);
+    for (shell, of_shell) in [("bash", ".bash"), ("zsh", "_"), ("fish", ".fish")] {
+        if !has(shell) {
+            skip("each_shell_reads_its_completions", &format!("{shell} is not installed"));
+            continue;
+        }
+        for name in names.iter().filter(|name| name.ends_with(of_shell) || name.starts_with(of_shell)) {
+            silent(process::Command::new(shell).arg("-n").arg(dir.path().join(name)));
+        }
+    }
+}
+
+/// What bash offers for the last of `words`.
+fn offered(words: &[&str]) -> Vec<String> {
+    let dir = written(completions::scripts());
+    let script = "source \"$1\"; shift; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1))
+                  _enftunctl enftunctl \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD-1]}\"
+                  printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let mut bash = process::Command::new("bash");
+    let output = bash.args(["-c", script, "bash"]).arg(dir.path().join("enftunctl.bash")).args(words).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_verbs_options_and_the_words_of_an_argument() {
+    assert_eq!(offered(&["enftunctl", "con"]), ["connect"]);
+    assert_eq!(offered(&["enftunctl", "connect", "--w"]), ["--wait"]);
+    assert_eq!(offered(&["enftunctl", "plan", "--state", "dis"]), ["disconnected", "disconnecting"]);
+    let verbs: Vec<String> = verbs(&enftun::cli::command(), "").into_iter().map(|(name, _)| name).collect();
+    let all = offered(&["enftunctl", ""]);
+    for verb in verbs.iter().map(|name| name.split(' ').next().unwrap()) {
+        assert!(all.iter().any(|word| word == verb), "{verb}");
+    }
+}
+
+/// Options that take nothing are the only ones without a name for their value.
+#[test]
+fn every_value_has_a_name_that_people_understand() {
+    for (name, command) in man::programs() {
+        for (verb, mut command) in verbs(&command, "") {
+            command.build();
+            for argument in command.get_arguments().filter(|argument| matches!(argument.get_action(), ArgAction::Set)) {
+                assert!(argument.get_help().is_some(), "{name} {verb} {}", argument.get_id());
+            }
+        }
+    }
+}
