@@ -32,11 +32,11 @@ as_root() {
     fi
 }
 
-# need PROGRAM:PACKAGE…: installs the Debian packages of the programs that are missing.
+# need PROGRAM:PACKAGE…: installs the Debian packages of the programs that are missing. What has no program is told by a path.
 need() {
     local pair packages=() log
     for pair in "$@"; do
-        if ! command -v "${pair%%:*}" >/dev/null && [[ " ${packages[*]} " != *" ${pair#*:} "* ]]; then
+        if ! command -v "${pair%%:*}" >/dev/null && [ ! -d "${pair%%:*}" ] && [[ " ${packages[*]} " != *" ${pair#*:} "* ]]; then
             packages+=("${pair#*:}")
         fi
     done

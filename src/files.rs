@@ -23,13 +23,15 @@ impl Here {
     }
 }
 
-/// Replaces a file as a whole: a reader sees the old or the new content, also after a power cut.
+/// Replaces a file as a whole: a reader sees the old or the new content, also after a power cut. The mode is the file's
+/// whatever the mask.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let mut file = tempfile::Builder::new()
         .prefix(".enftun-")
         .permissions(fs::Permissions::from_mode(mode))
         .tempfile_in(directory)?;
+    file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
     file.write_all(content)?;
     file.as_file().sync_all()?;
     yield_to_owner_of(directory, file.as_file());

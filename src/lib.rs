@@ -13,6 +13,7 @@
 //! | [`dbus`] | bus objects and client proxies; the only user of zbus |
 //! | [`cli`] | `enftunctl`, one file a verb |
 //! | [`router`] | the far end |
+//! | [`metrics`] | OpenMetrics text |
 //! | [`privileges`], [`logging`], [`paths`], [`files`], [`error`], [`sys`] | what all share; `sys` is the only unsafe code |
 //!
 //! ```text
@@ -25,7 +26,7 @@
 //!                                                                 |
 //!                   verify (observe equals plan) --> Event::Applied | Event::ApplyFailed --> step ...
 //!                                                                 |
-//!                           snapshot (watch channel) --> D-Bus properties, sd_notify STATUS, journal
+//!                           snapshot (watch channel) --> D-Bus properties, sd_notify STATUS, journal, metrics
 //! ```
 //!
 //! Packets never pass through the daemon: a session gets its TUN queue and its connected socket and pumps by itself.
@@ -39,6 +40,7 @@ pub mod files;
 pub mod identity;
 pub mod kernel;
 pub mod logging;
+pub mod metrics;
 pub mod paths;
 pub mod plan;
 pub mod privileges;

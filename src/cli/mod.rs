@@ -8,6 +8,7 @@ mod clear;
 mod completions;
 mod list;
 mod lockdown;
+mod metrics;
 mod monitor;
 mod output;
 mod plan;
@@ -64,6 +65,8 @@ enum Verb {
     Wait(wait::Args),
     /// Tells what happens, until it is interrupted.
     Monitor(monitor::Args),
+    /// Prints what is counted as OpenMetrics text, for a collector.
+    Metrics(metrics::Args),
     /// Has the configuration read again.
     Reload,
     /// Prints what the kernel holds for a tunnel in a state, as commands; changes nothing.
@@ -89,6 +92,7 @@ impl Verb {
             Self::Lockdown(args) => lockdown::run(args).await,
             Self::Wait(args) => wait::run(args).await,
             Self::Monitor(args) => monitor::run(args).await,
+            Self::Metrics(args) => metrics::run(args).await,
             Self::Reload => reload::run().await,
             Self::Plan(args) => plan::run(args),
             Self::Run(args) => run::run(args).await,
@@ -156,6 +160,14 @@ pub enum CliError {
     /// The output cannot be written.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
+    /// A file cannot be written.
+    #[error("cannot write {}", file.display())]
+    Write {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The process lacks something it needs before it can start.
     #[error("cannot start")]
     Start(#[source] io::Error),
@@ -169,7 +181,9 @@ impl CliError {
             Self::Failed { .. } | Self::TimedOut { .. } => Class::Transient,
             Self::Kernel(error) => error.class(),
             Self::Refused(refusal) => refusal.class(),
-            Self::InForce(_) | Self::Output(_) | Self::Start(_) | Self::LeftBehind { .. } => Class::Environment,
+            Self::InForce(_) | Self::Output(_) | Self::Write { .. } | Self::Start(_) | Self::LeftBehind { .. } => {
+                Class::Environment
+            }
             Self::Configuration { .. } | Self::NoFile(_) => Class::Configuration,
         }
     }

@@ -238,6 +238,12 @@ impl Client {
         Ok(Self { connection })
     }
 
+    /// Whether the daemon is on the bus. Any other call may have the bus start it; this one does not.
+    pub async fn is_running(&self) -> Result<bool, ClientError> {
+        let name = zbus::names::BusName::try_from(NAME)?;
+        Ok(fdo::DBusProxy::new(&self.connection).await?.name_has_owner(name).await?)
+    }
+
     /// Everything the daemon shows.
     pub async fn overview(&self) -> Result<Overview, ClientError> {
         let objects = ObjectManagerProxy::new(&self.connection, NAME, path::ROOT).await?.get_managed_objects().await?;

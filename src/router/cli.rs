@@ -1,9 +1,10 @@
 //! `enftun-router`: reads the command line and the configuration, runs the router or asks one that runs.
 
-use super::{Order, RouterError, control, serve};
+use super::{Order, RouterError, control, metrics, serve};
 use crate::config;
 use crate::error::{Exit, chain};
 use crate::logging;
+use crate::metrics::deliver;
 use crate::sys::passed;
 use clap::{CommandFactory, Parser, Subcommand};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -35,6 +36,12 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Print what a running router counts as OpenMetrics text, for a collector; exits 3 when none answers
+    Metrics {
+        /// Replace this file as a whole instead of printing; for node-exporter its name ends in .prom
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
 }
 
 /// The command line as a value: what the manual page and the completions are made of.
@@ -55,6 +62,7 @@ pub fn run<F: Display>(load: impl Fn(&Path) -> (Option<config::Router>, Vec<F>))
     let outcome = match arguments.verb.unwrap_or(Verb::Serve) {
         Verb::Serve => run_router(&config),
         Verb::Status { json } => status(&config, json),
+        Verb::Metrics { output } => print_metrics(&config, output),
     };
     match outcome {
         Ok(()) => Exit::Ok.into(),
@@ -110,4 +118,17 @@ fn status(config: &config::Router, json: bool) -> Result<(), RouterError> {
     // A reader that closes the pipe early (`| head`) is no error.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
+}
+
+fn print_metrics(config: &config::Router, output: Option<PathBuf>) -> Result<(), RouterError> {
+    let asked = control::ask(&config.control_socket);
+    // Old figures must not go on looking alive: also when nobody answers there is a document.
+    let text = metrics::document(asked.as_ref().ok(), SystemTime::now());
+    let written = deliver(&text, output.as_deref());
+    asked?;
+    match (written, output) {
+        (Err(source), Some(file)) => Err(RouterError::Write { file, source }),
+        // As with `status`, a reader may have seen enough.
+        _ => Ok(()),
+    }
 }

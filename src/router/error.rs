@@ -72,6 +72,14 @@ pub enum RouterError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// The metrics cannot be written.
+    #[error("cannot write {}", file.display())]
+    Write {
+        /// `--output`.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// Signals cannot be received, or threads not be started.
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
@@ -81,7 +89,11 @@ impl RouterError {
     /// The class of the error.
     pub fn class(&self) -> Class {
         match self {
-            Self::Listen { .. } | Self::Uplink { .. } | Self::Control { .. } | Self::Runtime(_) => Class::Environment,
+            Self::Listen { .. }
+            | Self::Uplink { .. }
+            | Self::Control { .. }
+            | Self::Runtime(_)
+            | Self::Write { .. } => Class::Environment,
             Self::Passed { .. } | Self::NoListener => Class::Configuration,
             Self::Credentials(error) => error.class(),
             Self::Tls(error) => error.class(),

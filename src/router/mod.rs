@@ -19,6 +19,7 @@ pub mod duplicates;
 mod error;
 pub mod forward;
 pub mod listen;
+mod metrics;
 pub mod quiet;
 pub mod session;
 pub mod sessions;

@@ -9,6 +9,7 @@ mod check;
 mod cli;
 mod docs;
 mod listener;
+mod metrics;
 mod peer;
 mod presence;
 mod reads;

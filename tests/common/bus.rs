@@ -32,6 +32,7 @@ const CONFIG: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bu
     <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Monitoring"/>
   </policy>
   <includedir>@DIR@/system.d</includedir>
+  <servicedir>@DIR@/services</servicedir>
 </busconfig>
 "#;
 
@@ -101,6 +102,7 @@ impl PrivateBus {
         // Clients of other users must be able to reach the socket.
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(dir.join("system.d")).unwrap();
+        fs::create_dir(dir.join("services")).unwrap();
         if let Some(policy) = policy {
             fs::write(dir.join("system.d/org.enftun.Enftun1.conf"), policy).unwrap();
         }
@@ -118,9 +120,22 @@ impl PrivateBus {
         Some(bus)
     }
 
+    /// From now on the bus starts this command when somebody calls the daemon while it is not there.
+    pub fn activates(&self, command: &str) {
+        let user = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
+        let name = enftun::dbus::NAME;
+        let text = format!("[D-BUS Service]\nName={name}\nExec={command}\nUser={user}\n");
+        fs::write(self.directory.path().join("services").join(format!("{name}.service")), text).unwrap();
+        self.reload();
+    }
+
     /// Adds another program's policy, as its package would.
     pub fn add_policy(&self, name: &str, policy: &str) {
         fs::write(self.directory.path().join("system.d").join(name), policy).unwrap();
+        self.reload();
+    }
+
+    fn reload(&self) {
         let bus = "org.freedesktop.DBus";
         stdout(self.busctl(&["call", bus, "/org/freedesktop/DBus", bus, "ReloadConfig"]));
     }
@@ -172,6 +187,18 @@ impl PrivateBus {
         wait_for(&format!("{property} of {tunnel} to be {value}"), || {
             let output = self.busctl(&["get-property", enftun::dbus::NAME, &path, interface, property]);
             output.stdout.trim_ascii_end() == value.as_bytes()
+        });
+    }
+
+    /// Waits until a tunnel is not on the bus any more.
+    #[track_caller]
+    pub fn gone(&self, tunnel: &str) {
+        let path = enftun::dbus::path::of_tunnel(tunnel);
+        wait_for(&format!("{tunnel} to be gone"), || {
+            !self
+                .busctl(&["get-property", enftun::dbus::NAME, &path, "org.enftun.Enftun1.Tunnel", "Name"])
+                .status
+                .success()
         });
     }
 

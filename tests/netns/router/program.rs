@@ -1,7 +1,8 @@
 //! `enftun-router` itself: command line, configuration file, signals, service manager.
 
-use super::bed::{A, Client, Fleet, LISTEN, PATIENCE};
+use super::bed::{A, B, C, Client, Fleet, LISTEN, PATIENCE, ping};
 use crate::common::netns::{Running, block_on, in_netns};
+use crate::common::openmetrics::Samples;
 use crate::common::wait_for;
 use enftun::router::status::Status;
 use enftun::tunnel::enf::wire::WireError;
@@ -89,6 +90,67 @@ fn status_shows_the_sessions_to_people_and_programs() {
             let line = text.lines().find(|line| line.contains(A)).unwrap_or_else(|| panic!("{text}"));
             assert!(line.contains("present") && line.contains("TLSv1.3") && line.contains("[::1]:"), "{text}");
         });
+    });
+}
+
+#[test]
+fn metrics_tell_collectors_what_the_status_tells() {
+    const TEST: &str = "metrics_tell_collectors_what_the_status_tells";
+    in_netns(TEST, || {
+        let program = Program::new(&format!("[{LISTEN:?}]"));
+        let file = program.fleet.dir.path().join("enftun-router.prom");
+        let write = || program.run(&["metrics", "--output", file.to_str().unwrap()]);
+        let samples = || Samples::read(TEST, &std::fs::read_to_string(&file).unwrap());
+        {
+            let _running = program.start();
+            block_on(async {
+                let (mut a, mut b) = (program.fleet.client(A).await, program.fleet.client(B).await);
+                ping(&mut a, &mut b).await;
+                // Nobody has this address, and there is no uplink.
+                let astray = a.request(C);
+                a.send(&astray).await;
+                a.ask_router().await;
+                assert!(write().status.success());
+                let Some(samples) = samples() else { return };
+                let status = program.status();
+                for (name, kind, unit, value) in [
+                    ("enftun_router_up{}", "gauge", "", 1),
+                    ("enftun_router_sessions{phase=present}", "gauge", "", 2),
+                    ("enftun_router_sessions{phase=held}", "gauge", "", 0),
+                    ("enftun_router_receive_bytes_total{side=clients}", "counter", "bytes", status.totals.sum.rx_bytes),
+                    ("enftun_router_receive_packets_total{side=clients}", "counter", "", 5),
+                    (
+                        "enftun_router_transmit_bytes_total{side=clients}",
+                        "counter",
+                        "bytes",
+                        status.totals.sum.tx_bytes,
+                    ),
+                    ("enftun_router_transmit_packets_total{side=clients}", "counter", "", 5),
+                    ("enftun_router_drops_total{reason=no-route,side=clients}", "counter", "", 1),
+                    ("enftun_router_handshakes_failed_total{}", "counter", "", 0),
+                    ("enftun_router_connections_refused_total{}", "counter", "", 0),
+                    ("enftun_router_queued_packets{}", "gauge", "", 0),
+                    ("enftun_router_duplicate_certificates{}", "gauge", "", 0),
+                ] {
+                    assert_eq!(samples.get(name), (kind, unit, value as f64), "{name}");
+                }
+                let end = samples.value("enftun_router_certificate_not_after_timestamp_seconds{}");
+                assert_eq!(end, status.certificate_not_after as f64);
+                let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+                let left = samples.value("enftun_router_certificate_left_seconds{}");
+                assert!((end - now - left).abs() < 60.0, "{left}");
+                assert!(samples.value("enftun_router_uptime_seconds{}") <= status.uptime as f64);
+                samples.are_documented("enftun_router_", "");
+                let of = |what: &str| samples.names().iter().filter(|name| name.contains(what)).count();
+                assert_eq!((of("side=uplink"), of("fd00:")), (0, 0), "no uplink here, and no series per client");
+            });
+        }
+        let output = write();
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        assert!(String::from_utf8(output.stderr).unwrap().starts_with("enftun-router: no router answers on"));
+        if let Some(samples) = samples() {
+            assert_eq!((samples.names(), samples.value("enftun_router_up{}")), (vec!["enftun_router_up{}"], 0.0));
+        }
     });
 }
 
