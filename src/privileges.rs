@@ -153,11 +153,13 @@ fn make_directory(path: &PathBuf, owner: Option<(Uid, Gid)>) -> io::Result<()> {
 fn keep_net_admin_only() -> Result<(), PrivilegeError> {
     let only = CapsHashSet::from([Capability::CAP_NET_ADMIN]);
     // In this order: the effective set, which is still full where no user id was changed, must not exceed the permitted one.
-    caps::set(None, CapSet::Effective, &only)?;
-    caps::set(None, CapSet::Permitted, &only)?;
-    caps::set(None, CapSet::Inheritable, &only)?;
-    // Children (nft) act with the same capability.
-    caps::set(None, CapSet::Ambient, &only)?;
+    // Ambient last: children (nft) act with the same capability.
+    for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Ambient] {
+        // Where a service manager has done it already, it may forbid capset(2).
+        if caps::read(None, set)? != only {
+            caps::set(None, set, &only)?;
+        }
+    }
     Ok(())
 }
 

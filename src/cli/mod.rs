@@ -6,6 +6,7 @@ mod change;
 mod check;
 mod clear;
 mod completions;
+mod follow;
 mod list;
 mod lockdown;
 mod metrics;
@@ -67,6 +68,8 @@ enum Verb {
     Monitor(monitor::Args),
     /// Prints what is counted as OpenMetrics text, for a collector.
     Metrics(metrics::Args),
+    /// Connects a tunnel and tells its life: what enftun@NAME.service runs. When that unit is stopped, it disconnects.
+    Follow(follow::Args),
     /// Has the configuration read again.
     Reload,
     /// Prints what the kernel holds for a tunnel in a state, as commands; changes nothing.
@@ -93,6 +96,7 @@ impl Verb {
             Self::Wait(args) => wait::run(args).await,
             Self::Monitor(args) => monitor::run(args).await,
             Self::Metrics(args) => metrics::run(args).await,
+            Self::Follow(args) => follow::run(args).await,
             Self::Reload => reload::run().await,
             Self::Plan(args) => plan::run(args),
             Self::Run(args) => run::run(args).await,
@@ -130,6 +134,22 @@ pub enum CliError {
         waited: String,
         /// How it is instead.
         now: String,
+    },
+    /// A followed tunnel will not be connected by itself. The log says so.
+    #[error("{tunnel} cannot be connected: {why}; it stays blocked as its lockdown says, and is tried again slowly")]
+    InError {
+        /// The tunnel.
+        tunnel: String,
+        /// The word for it.
+        reason: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The unit of a tunnel is stopped, and the daemon does not hear of it.
+    #[error("enftund is not there to disconnect {tunnel}: once it is, `enftunctl disconnect {tunnel}` does")]
+    NotDisconnected {
+        /// The tunnel.
+        tunnel: String,
     },
     /// The kernel cannot be talked to.
     #[error(transparent)]
@@ -178,7 +198,9 @@ impl CliError {
     pub fn class(&self) -> Class {
         match self {
             Self::Client(error) => error.class(),
-            Self::Failed { .. } | Self::TimedOut { .. } => Class::Transient,
+            Self::Failed { .. } | Self::TimedOut { .. } | Self::NotDisconnected { .. } => Class::Transient,
+            Self::InError { reason, .. } if reason == "config" => Class::Configuration,
+            Self::InError { .. } => Class::Credentials,
             Self::Kernel(error) => error.class(),
             Self::Refused(refusal) => refusal.class(),
             Self::InForce(_) | Self::Output(_) | Self::Write { .. } | Self::Start(_) | Self::LeftBehind { .. } => {
@@ -255,6 +277,7 @@ pub fn main() -> ExitCode {
         Ok(()) => Exit::Ok.into(),
         // Whoever read the output has seen enough.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok.into(),
+        Err(error @ CliError::InError { .. }) => error.exit().into(),
         Err(error) => {
             eprintln!("enftunctl: {}", output::clean(&chain(&error)));
             error.exit().into()

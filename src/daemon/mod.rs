@@ -13,6 +13,7 @@ pub mod program;
 pub mod snapshot;
 mod supervised;
 pub mod targets;
+mod watchdog;
 
 pub use command::{Answer, Caller, Command, Core, Refusal, Request};
 pub use snapshot::{Snapshot, Tampering, Transition, TunnelSnapshot};
@@ -40,6 +41,7 @@ use std::time::{Duration, Instant, SystemTime};
 use supervised::Supervised;
 use targets::Targets;
 use tokio::sync::{mpsc, watch};
+use watchdog::Watchdog;
 
 /// Requests and session events that may wait for the actor.
 const QUEUE: usize = 64;
@@ -82,6 +84,7 @@ pub struct Daemon {
     tamperings: VecDeque<Arc<Tampering>>,
     tampered: u64,
     clock: ClockWatch,
+    watchdog: Watchdog,
     started: Instant,
     started_at: SystemTime,
     random: RandomState,
@@ -133,6 +136,7 @@ impl Daemon {
             tamperings: VecDeque::new(),
             tampered: 0,
             clock: ClockWatch::new()?,
+            watchdog: Watchdog::new(),
             started: Instant::now(),
             started_at: SystemTime::now(),
             random: RandomState::new(),
@@ -172,6 +176,7 @@ impl Daemon {
                 Some((name, session, event)) = self.events.recv() => self.heard(&name, session, event).await,
                 () = tokio::time::sleep(sleep) => self.wake().await,
                 () = self.watch.changed() => drop(self.heal().await),
+                () = self.watchdog.feed() => {}
                 () = self.clock.set() => {
                     log::info!("the wall clock was set");
                     for name in self.names() {

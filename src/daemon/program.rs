@@ -176,7 +176,7 @@ fn status_line(snapshot: &Snapshot) -> String {
 }
 
 /// Does nothing when no service manager asked for it.
-fn notify(states: &[NotifyState<'_>]) {
+pub(crate) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         log::debug!("sd_notify: {error}");
     }

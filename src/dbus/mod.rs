@@ -11,6 +11,7 @@ mod objects;
 pub mod path;
 mod proxies;
 pub mod resolved;
+pub mod systemd;
 mod watch;
 
 use crate::daemon::Core;

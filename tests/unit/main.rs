@@ -7,3 +7,4 @@ mod config;
 mod nftables;
 mod pages;
 mod tls;
+mod units;
