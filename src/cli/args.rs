@@ -65,7 +65,11 @@ pub struct Run {
 #[derive(Clone, Debug, clap::Args)]
 pub struct Clear {
     /// The tunnel's name.
-    pub name: String,
+    #[arg(required_unless_present = "all")]
+    pub name: Option<String>,
+    /// Every tunnel, while enftund does not run.
+    #[arg(long, conflicts_with = "name")]
+    pub all: bool,
     /// Where the configuration is.
     #[command(flatten)]
     pub config_dir: ConfigDir,

@@ -1,5 +1,6 @@
-//! `enftunctl clear NAME`: takes away everything that the tunnel may have in the kernel, by the daemon or without it. It opens
-//! what was blocked, so it says so; it goes on past errors and tells them all.
+//! `enftunctl clear NAME`: takes away everything that the tunnel may have in the kernel, by the daemon or without it;
+//! `clear --all`, without it, what all of them may have. It opens what was blocked, so it says so; it goes on past errors and
+//! tells them all.
 
 use super::args::Clear;
 use super::{CliError, load_tunnel, output, tunnel_name};
@@ -10,11 +11,13 @@ use crate::error::chain;
 use crate::kernel::Kernel;
 use crate::paths::Paths;
 use crate::plan::{Host, Scope};
+use std::collections::BTreeSet;
 
 /// Clears, or reports everything that could not be cleared.
 pub async fn run(args: Clear) -> Result<(), CliError> {
     let paths = Paths { config: args.config_dir.path, state: args.state_dir.path, runtime: args.runtime_dir.path };
-    let name = &tunnel_name(&args.name);
+    let Some(what) = &args.name else { return all(&paths).await };
+    let name = &tunnel_name(what);
     // A daemon that runs would put it back: it is told.
     if let Ok(client) = Client::connect().await
         && let Some(told) = by_daemon(&client, name).await?
@@ -23,30 +26,66 @@ pub async fn run(args: Clear) -> Result<(), CliError> {
     }
     let mut in_force = InForce::open(&paths.runtime, Holder::Clear)?;
     let mut last_plans = LastPlans::load(&paths.state);
-    let last = last_plans.get(name).map(|plan| plan.scope.clone());
-    let mut scopes: Vec<Scope> = in_force.scopes(name).into_iter().chain(last).collect();
-    match load_tunnel(&args.name, &paths) {
+    let mut scopes = scopes(name, &in_force, &last_plans);
+    match load_tunnel(what, &paths) {
         Ok(tunnel) => scopes.push(Scope::of(&tunnel)),
         // What it has in the kernel is known nevertheless.
         Err(_) if !scopes.is_empty() || in_force.unknown().contains(name) || last_plans.was_blocking(name) => {}
         Err(error) => return Err(error),
     }
-    let mut kernel = Kernel::new(nix::unistd::geteuid().as_raw(), &paths.runtime)?;
+    take_away(&BTreeSet::from([name.clone()]), &scopes, &in_force, &paths)
+        .await
+        .map_err(|why| CliError::LeftBehind { tunnel: name.clone(), why })?;
+    forget([name], &mut in_force, &mut last_plans)?;
+    done(name, "")
+}
+
+/// Every tunnel that may have anything in the kernel. A daemon that runs would put it back, and the lock is its own.
+async fn all(paths: &Paths) -> Result<(), CliError> {
+    let mut in_force = InForce::open(&paths.runtime, Holder::Clear)?;
+    let mut last_plans = LastPlans::load(&paths.state);
+    let names: BTreeSet<String> = in_force.tunnels().chain(last_plans.all().keys()).cloned().collect();
+    let scopes: Vec<Scope> = names.iter().flat_map(|name| scopes(name, &in_force, &last_plans)).collect();
+    take_away(&names, &scopes, &in_force, paths).await.map_err(CliError::SomethingLeft)?;
+    forget(&names, &mut in_force, &mut last_plans)?;
+    output::line("nothing of any tunnel is left in the kernel; nothing is blocked any more")
+}
+
+/// What a tunnel may have in the kernel, as far as it is written down.
+fn scopes(name: &str, in_force: &InForce, last_plans: &LastPlans) -> Vec<Scope> {
+    let last = last_plans.get(name).map(|plan| plan.scope.clone());
+    in_force.scopes(name).into_iter().chain(last).collect()
+}
+
+/// Takes away what these tunnels have, and of the firewall what no other needs. Says what is left, and why.
+async fn take_away(
+    names: &BTreeSet<String>,
+    scopes: &[Scope],
+    in_force: &InForce,
+    paths: &Paths,
+) -> Result<(), String> {
+    let mut kernel = Kernel::new(nix::unistd::geteuid().as_raw(), &paths.runtime).map_err(|error| chain(&error))?;
     let mut errors = Vec::new();
-    for scope in &scopes {
+    for scope in scopes {
         errors.extend(kernel.clear(scope).await.err().into_iter().flatten());
     }
     // What other tunnels need stays; the firewall goes last.
-    let others = in_force.plans().iter().filter(|(other, _)| *other != name).map(|(_, plan)| plan);
-    let emergency = in_force.unknown().iter().any(|other| other != name);
+    let others = in_force.plans().iter().filter(|(other, _)| !names.contains(*other)).map(|(_, plan)| plan);
+    let emergency = in_force.unknown().iter().any(|other| !names.contains(other));
     errors.extend(kernel.apply_host(&Host::with(others, kernel.owner(), emergency)).await.err());
-    if !errors.is_empty() {
-        let why = errors.iter().map(|error| chain(error)).collect::<Vec<_>>().join("; ");
-        return Err(CliError::LeftBehind { tunnel: name.to_owned(), why });
+    if errors.is_empty() { Ok(()) } else { Err(errors.iter().map(|error| chain(error)).collect::<Vec<_>>().join("; ")) }
+}
+
+fn forget<'a>(
+    names: impl IntoIterator<Item = &'a String>,
+    in_force: &mut InForce,
+    last_plans: &mut LastPlans,
+) -> Result<(), CliError> {
+    for name in names {
+        in_force.forget(name)?;
+        last_plans.forget(name);
     }
-    in_force.forget(name)?;
-    last_plans.forget(name);
-    done(name, "")
+    Ok(())
 }
 
 /// Has the daemon do it, if it has the tunnel. What it did, for people.

@@ -168,6 +168,9 @@ pub enum CliError {
         /// What, and why.
         why: String,
     },
+    /// Something of some tunnel is still in the kernel.
+    #[error("something of the tunnels is still in the kernel: {0}; `enftunctl clear --all` tries again")]
+    SomethingLeft(String),
     /// The configuration has errors; they were printed.
     #[error("the configuration has {errors} error{}", if *.errors == 1 { "" } else { "s" })]
     Configuration {
@@ -203,9 +206,8 @@ impl CliError {
             Self::InError { .. } => Class::Credentials,
             Self::Kernel(error) => error.class(),
             Self::Refused(refusal) => refusal.class(),
-            Self::InForce(_) | Self::Output(_) | Self::Write { .. } | Self::Start(_) | Self::LeftBehind { .. } => {
-                Class::Environment
-            }
+            Self::InForce(_) | Self::Output(_) | Self::Write { .. } | Self::Start(_) => Class::Environment,
+            Self::LeftBehind { .. } | Self::SomethingLeft(_) => Class::Environment,
             Self::Configuration { .. } | Self::NoFile(_) => Class::Configuration,
         }
     }

@@ -127,6 +127,11 @@ impl InForce {
         &self.plans
     }
 
+    /// Every tunnel that may have anything in the kernel, or that is to be blocked; some more than once.
+    pub fn tunnels(&self) -> impl Iterator<Item = &String> {
+        self.plans.keys().chain(self.former.keys()).chain(&self.unknown)
+    }
+
     /// Tunnels that are to be blocked and that nothing else is known of: as long as there are any, nothing passes that no plan
     /// lets through.
     pub fn unknown(&self) -> &BTreeSet<String> {

@@ -192,6 +192,11 @@ impl World {
         self.ctl(&["clear", name, "--config-dir", &config, "--state-dir", &state, "--runtime-dir", &runtime])
     }
 
+    fn clear_all(&self) -> Output {
+        let place = |place: &str| self.path().join(place).to_str().unwrap().to_owned();
+        self.ctl(&["clear", "--all", "--state-dir", &place("state"), "--runtime-dir", &place("run")])
+    }
+
     fn log(&self) -> String {
         std::fs::read_to_string(self.path().join("log")).unwrap()
     }
@@ -613,6 +618,31 @@ fn a_file_edited_while_the_daemon_was_dead_leaves_no_stale_rule() {
             world.disconnect();
             world.kill_daemon();
         }
+    });
+}
+
+#[test]
+fn clear_all_takes_away_what_any_tunnel_has_once_the_daemon_is_gone() {
+    story("clear_all_takes_away_what_any_tunnel_has_once_the_daemon_is_gone", |world| {
+        let state = || state_of_rules() + &ip("link") + &sh("nft list tables");
+        let before = state();
+        world.write_tunnel("enf0", "boot", EVERYTHING);
+        // Nothing is known of it but that it is to be blocked.
+        world.damage("enf1");
+        assert!(world.lockdown("enf0").status.success());
+        assert!(!world.lockdown("enf1").status.success());
+        world.start_daemon();
+        world.connect();
+        let said = stderr(world.clear_all());
+        assert!(said.contains("enftund (process") && said.contains("end it first"), "{said}");
+        world.lets(&BLOCKED, "while the daemon runs it is the daemon's");
+        world.kill_daemon();
+        world.lets(&BLOCKED, "it was killed");
+        let said = stdout(world.clear_all());
+        assert!(said.contains("nothing is blocked any more"), "{said}");
+        world.lets(&OPEN, "everything is cleared");
+        assert_eq!(state(), before);
+        stdout(world.clear_all());
     });
 }
 
