@@ -14,6 +14,7 @@
 //! | [`cli`] | `enftunctl`, one file a verb |
 //! | [`router`] | the far end |
 //! | [`metrics`] | OpenMetrics text |
+//! | [`terminal`] | colour and tables for people |
 //! | [`privileges`], [`logging`], [`paths`], [`files`], [`error`], [`sys`] | what all share; `sys` is the only unsafe code |
 //!
 //! ```text
@@ -47,5 +48,6 @@ pub mod privileges;
 pub mod router;
 pub mod state;
 pub mod sys;
+pub mod terminal;
 pub mod transport;
 pub mod tunnel;

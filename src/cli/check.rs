@@ -1,7 +1,8 @@
 //! `enftunctl check`: what is wrong with the configuration, all of it at once. Works without the daemon and changes nothing.
 
 use super::{CliError, args, output};
-use crate::config::{self, Severity};
+use crate::config::{self, Finding, Severity};
+use crate::terminal::{Span, Tone};
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
@@ -32,11 +33,20 @@ pub fn run(args: Args) -> Result<(), CliError> {
             if at > 0 {
                 output::line("")?;
             }
-            finding.to_string().lines().try_for_each(output::line)?;
+            tell(finding)?;
         }
     }
     match findings.iter().filter(|finding| finding.severity == Severity::Error).count() {
         0 => Ok(()),
         errors => Err(CliError::Configuration { errors }),
     }
+}
+
+/// As the finding writes itself, its first word by how bad it is.
+fn tell(finding: &Finding) -> Result<(), CliError> {
+    let (text, severity) = (finding.to_string(), finding.severity.as_str());
+    text.lines().try_for_each(|line| match line.strip_prefix(severity) {
+        Some(rest) => output::spans(&[Span::new(Tone::of_severity(severity), severity), rest.into()]),
+        None => output::line(line),
+    })
 }

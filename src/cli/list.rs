@@ -2,6 +2,7 @@
 
 use super::{CliError, output};
 use crate::dbus::client::Client;
+use crate::terminal::Span;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -15,6 +16,10 @@ pub async fn run(args: Args) -> Result<(), CliError> {
     if args.json {
         return output::json(&overview);
     }
-    let rows = overview.tunnels.into_iter().map(|tunnel| [tunnel.name, tunnel.kind, tunnel.state]).collect();
+    let rows = overview
+        .tunnels
+        .into_iter()
+        .map(|tunnel| [tunnel.name.into(), tunnel.kind.into(), Span::state(&tunnel.state)])
+        .collect();
     output::table(["NAME", "KIND", "STATE"], rows)
 }

@@ -26,6 +26,7 @@ use crate::dbus::client::ClientError;
 use crate::error::{Class, Exit, chain};
 use crate::kernel::KernelError;
 use crate::paths::Paths;
+use crate::terminal::Colour;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::collections::BTreeMap;
 use std::io;
@@ -42,6 +43,9 @@ use std::process::ExitCode;
                   6 timed out, 78 configuration errors."
 )]
 struct Cli {
+    /// When words are coloured: auto is on a terminal, unless NO_COLOR is set or TERM is dumb.
+    #[arg(long, global = true, value_name = "WHEN", default_value_t)]
+    color: Colour,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -267,6 +271,7 @@ pub fn command() -> clap::Command {
 /// The whole program: reads the command line, does what it says, and turns an error into one line and an exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    output::set_colour(cli.color);
     let done = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Start).and_then(
         |runtime| {
             let done = runtime.block_on(cli.verb.run());

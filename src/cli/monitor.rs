@@ -4,6 +4,7 @@
 use super::{CliError, output, time};
 use crate::dbus::Happening;
 use crate::dbus::client::Client;
+use crate::terminal::{Span, Tone};
 use serde::Serialize;
 
 #[derive(Debug, clap::Args)]
@@ -48,14 +49,16 @@ fn tell(args: &Args, happening: &Happening) -> Result<(), CliError> {
             }
         });
     }
-    let text = match happening {
-        Happening::Here => "enftund is running".to_owned(),
-        Happening::Gone => "enftund is not running".to_owned(),
-        Happening::Tampered { what } => what.clone(),
-        Happening::State { tunnel, new, old, reason, error: None } => format!("{tunnel}: {old} -> {new} ({reason})"),
-        Happening::State { tunnel, new, old, reason, error: Some(error) } => {
-            format!("{tunnel}: {old} -> {new} ({reason}): {error}")
+    let mut line = vec![Span::new(Tone::Faint, format!("{} {} UTC", time::date(time), time::clock(time))), "  ".into()];
+    match happening {
+        Happening::Here => line.push(Span::new(Tone::Good, "enftund is running")),
+        Happening::Gone => line.push(Span::new(Tone::Bad, "enftund is not running")),
+        Happening::Tampered { what } => line.push(Span::new(Tone::Notice, what)),
+        Happening::State { tunnel, new, old, reason, error } => {
+            let error = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+            let reason = format!(" ({reason}){error}");
+            line.extend([format!("{tunnel}: {old} -> ").into(), Span::state(new), reason.into()]);
         }
-    };
-    output::line(&format!("{} {} UTC  {text}", time::date(time), time::clock(time)))
+    }
+    output::spans(&line)
 }

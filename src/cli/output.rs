@@ -1,8 +1,12 @@
 //! Everything that goes to stdout: lines for people, and JSON with its version. `docs/json.md` describes the latter.
 
 use super::CliError;
+use crate::terminal::{Colour, Span, Terminal};
 use serde::Serialize;
 use std::io::Write;
+use std::sync::OnceLock;
+
+pub use crate::terminal::clean;
 
 /// The version of every JSON document. It changes when a reader of the old one would be misled; additions leave it.
 const JSON_VERSION: u32 = 1;
@@ -14,10 +18,30 @@ struct Document<'a, T> {
     body: &'a T,
 }
 
+static COLOUR: OnceLock<Colour> = OnceLock::new();
+
+/// Says once, before anything is printed, whether there shall be colour.
+pub fn set_colour(colour: Colour) {
+    let _ = COLOUR.set(colour);
+}
+
+fn terminal() -> Terminal {
+    Terminal::of_stdout(COLOUR.get().copied().unwrap_or_default())
+}
+
 /// Prints one line, at once: whoever follows the output must not wait for a buffer.
 pub fn line(text: &str) -> Result<(), CliError> {
+    print(&clean(text))
+}
+
+/// Prints one line of several tones.
+pub fn spans(spans: &[Span]) -> Result<(), CliError> {
+    print(&terminal().show(spans))
+}
+
+fn print(line: &str) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", clean(text)).and_then(|()| out.flush()).map_err(CliError::Output)
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(CliError::Output)
 }
 
 /// Prints a JSON document over several lines.
@@ -38,36 +62,13 @@ pub fn json_line(body: &impl Serialize) -> Result<(), CliError> {
     line(&serde_json::to_string(&document).map_err(|error| CliError::Output(error.into()))?)
 }
 
-/// Without control characters: some texts come from the far end, and must not steer the terminal.
-pub fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
-}
-
 /// Prints what is a text of its own, such as a file, as it is.
 pub fn text(text: &str) -> Result<(), CliError> {
     std::io::stdout().lock().write_all(text.as_bytes()).map_err(CliError::Output)
 }
 
-/// A table without borders and without colour, for people and for `awk`.
-pub fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> Result<(), CliError> {
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING).set_header(header).add_rows(rows);
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    for row in table.lines() {
-        line(row.trim_end())?;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_far_end_cannot_steer_the_terminal() {
-        assert_eq!(clean("CN=\u{1b}[2Jrouter\r\n"), "CN=\u{fffd}[2Jrouter\u{fffd}\u{fffd}");
-        assert_eq!(clean("grün"), "grün");
-    }
+/// Prints a table, a line at a time.
+pub fn table<const N: usize, T: Into<Span>>(header: [&str; N], rows: Vec<[T; N]>) -> Result<(), CliError> {
+    let rows = rows.into_iter().map(|row| row.map(Into::into)).collect();
+    terminal().table(header, rows).iter().try_for_each(|row| print(row))
 }

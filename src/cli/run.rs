@@ -12,6 +12,7 @@ use crate::kernel::Kernel;
 use crate::logging;
 use crate::paths::Paths;
 use crate::state::{Phase, Tls};
+use crate::terminal::{Span, Tone};
 use log::LevelFilter;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -99,7 +100,7 @@ async fn tell_changes(core: &Core, json: bool, printed: &mut u64) -> Result<(), 
 
 fn tell_new(snapshot: &Snapshot, json: bool, printed: &mut u64) -> Result<(), CliError> {
     for change in snapshot.history.iter().filter(|change| change.number > *printed) {
-        if json { output::json_line(&line(change, snapshot))? } else { output::line(&text(change, snapshot))? }
+        if json { output::json_line(&line(change, snapshot))? } else { output::spans(&text(change, snapshot))? }
     }
     *printed = snapshot.transitions;
     Ok(())
@@ -125,12 +126,13 @@ fn session(tls: &Tls) -> Session<'_> {
     Session { version: &tls.version, cipher: &tls.cipher, peer_subject: &tls.peer_subject }
 }
 
-fn text(change: &Transition, snapshot: &Snapshot) -> String {
+fn text(change: &Transition, snapshot: &Snapshot) -> [Span; 4] {
     let Line { tunnel, new, reason, error, active_remote, addresses, .. } = line(change, snapshot);
     let detail = match (error, active_remote) {
         (Some(error), _) => format!(": {error}"),
         (None, Some(remote)) => format!(" to {remote} as {}", addresses.join(", ")),
         (None, None) => format!(" ({reason})"),
     };
-    format!("{}  {tunnel} {new}{detail}", time::clock(time::now()))
+    let now = time::clock(time::now());
+    [Span::new(Tone::Faint, now), format!("  {tunnel} ").into(), Span::state(new), detail.into()]
 }

@@ -2,6 +2,7 @@
 
 use super::{CliError, output, time};
 use crate::dbus::client::{Client, FirewallInfo, Overview, StatisticsInfo, TunnelInfo};
+use crate::terminal::{Span, Tone};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -27,62 +28,89 @@ pub async fn run(args: Args) -> Result<(), CliError> {
     let now = time::now();
     match overview.tunnels.as_slice() {
         [] => output::line("no tunnels; put a file into /etc/enftun/tunnels and run `enftunctl reload`"),
-        [tunnel] => details(tunnel, &overview.daemon.firewall, now).iter().try_for_each(|text| output::line(text)),
-        tunnels => output::table(
-            ["NAME", "STATE", "SINCE", "REASON", "REMOTE", "ADDRESSES", "RECEIVED", "SENT"],
-            tunnels.iter().map(|tunnel| row(tunnel, now)).collect(),
-        ),
+        [tunnel] => details(tunnel, &overview.daemon.firewall, now).iter().try_for_each(|line| output::spans(line)),
+        tunnels => {
+            output::table(
+                ["NAME", "STATE", "SINCE", "REASON", "REMOTE", "ADDRESSES", "RECEIVED", "SENT"],
+                tunnels.iter().map(|tunnel| row(tunnel, now)).collect(),
+            )?;
+            let mut failures = tunnels.iter().filter_map(|tunnel| failure(tunnel, now)).peekable();
+            if failures.peek().is_some() {
+                output::line("")?;
+            }
+            failures.try_for_each(|line| output::spans(&line))
+        }
     }
 }
 
-fn row(tunnel: &TunnelInfo, now: u64) -> [String; 8] {
-    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+fn row(tunnel: &TunnelInfo, now: u64) -> [Span; 8] {
+    let or_dash = |text: String| Span::from(if text.is_empty() { "-".to_owned() } else { text });
     [
-        tunnel.name.clone(),
-        tunnel.state.clone(),
-        time::relative(tunnel.state_since, now),
-        tunnel.state_reason.clone(),
+        tunnel.name.as_str().into(),
+        Span::state(&tunnel.state),
+        time::relative(tunnel.state_since, now).into(),
+        tunnel.state_reason.as_str().into(),
         or_dash(tunnel.active_remote.clone().unwrap_or_default()),
         or_dash(tunnel.addresses.join(",")),
-        bytes(tunnel.statistics.rx_bytes),
-        bytes(tunnel.statistics.tx_bytes),
+        bytes(tunnel.statistics.rx_bytes).into(),
+        bytes(tunnel.statistics.tx_bytes).into(),
     ]
 }
 
+/// What is wrong with a tunnel, below the table.
+fn failure(tunnel: &TunnelInfo, now: u64) -> Option<[Span; 3]> {
+    let error = tunnel.last_error.as_ref()?;
+    let next = tunnel.next_attempt.map(|next| format!("; next attempt {}", time::relative(next, now)));
+    let tone = Tone::of_state(&tunnel.state);
+    Some([Span::new(tone, &tunnel.name), format!(": {}", error.text).into(), next.unwrap_or_default().into()])
+}
+
 /// One tunnel in full, a line each; what is absent is left out.
-fn details(tunnel: &TunnelInfo, of_host: &FirewallInfo, now: u64) -> Vec<String> {
+fn details(tunnel: &TunnelInfo, of_host: &FirewallInfo, now: u64) -> Vec<Vec<Span>> {
     let moment = |usec| format!("{} ({})", time::utc(usec), time::relative(usec, now));
-    let mut lines = vec![format!("{}: {}", tunnel.name, tunnel.state)];
-    let mut line = |label: &str, value: String| {
-        if !value.is_empty() {
-            lines.push(format!("  {:<15}{value}", format!("{label}:")));
+    let mut lines = vec![vec![Span::new(Tone::Strong, &tunnel.name), ": ".into(), Span::state(&tunnel.state)]];
+    let mut line = |label: &str, value: Span| {
+        if !value.text.is_empty() {
+            lines.push(vec![format!("  {:<15}", format!("{label}:")).into(), value]);
         }
     };
-    line("since", moment(tunnel.state_since));
-    line("reason", tunnel.state_reason.clone());
-    line("wanted", if tunnel.target_state == "connected" { "yes" } else { "no" }.to_owned());
-    line("blocking", blocking(tunnel));
+    line("since", moment(tunnel.state_since).into());
+    line("reason", tunnel.state_reason.as_str().into());
+    line("wanted", if tunnel.target_state == "connected" { "yes" } else { "no" }.into());
+    line("blocking", blocking(tunnel).into());
     line("firewall", firewall(tunnel, of_host, now));
-    line("remote", tunnel.active_remote.clone().unwrap_or_default());
+    line("remote", tunnel.active_remote.clone().unwrap_or_default().into());
     if tunnel.active_remote.is_none() {
-        line("remotes", tunnel.remotes.join(", "));
+        line("remotes", tunnel.remotes.join(", ").into());
     }
-    line("interface", interface(tunnel));
-    line("addresses", tunnel.addresses.join(", "));
-    line("routes", tunnel.routes.join(", "));
+    line("interface", interface(tunnel).into());
+    line("addresses", tunnel.addresses.join(", ").into());
+    line("routes", tunnel.routes.join(", ").into());
     if let Some(tls) = &tunnel.tls {
-        line("TLS", format!("{}, {}", tls.version, tls.cipher));
-        line("router", format!("{} (certificate until {})", tls.peer_subject, time::date(tls.peer_not_after)));
-        line("certificate", format!("until {}", time::date(tls.local_not_after)));
+        line("TLS", format!("{}, {}", tls.version, tls.cipher).into());
+        let router = format!("{} (certificate until {})", tls.peer_subject, time::date(tls.peer_not_after));
+        line("router", Span::new(until(tls.peer_not_after, now), router));
+        let own = format!("until {}", time::date(tls.local_not_after));
+        line("certificate", Span::new(until(tls.local_not_after, now), own));
     }
-    counters(&tunnel.statistics, &mut line);
+    counters(&tunnel.statistics, &mut |label, value| line(label, value.into()));
     if let Some(error) = &tunnel.last_error {
-        line("last error", format!("{} ({})", error.text, error.reason));
+        line("last error", Span::new(Tone::Bad, format!("{} ({})", error.text, error.reason)));
     }
     if let Some(next) = tunnel.next_attempt {
-        line("next attempt", format!("{}, after {} in vain", moment(next), tunnel.attempt));
+        line("next attempt", format!("{}, after {} in vain", moment(next), tunnel.attempt).into());
     }
     lines
+}
+
+/// How the end of a certificate looks: it is time to renew it two weeks before.
+fn until(end: u64, now: u64) -> Tone {
+    const TWO_WEEKS: u64 = 14 * 86_400 * 1_000_000;
+    match end.checked_sub(now) {
+        None => Tone::Bad,
+        Some(left) if left < TWO_WEEKS => Tone::Notice,
+        Some(_) => Tone::Plain,
+    }
 }
 
 fn blocking(tunnel: &TunnelInfo) -> String {
@@ -91,13 +119,15 @@ fn blocking(tunnel: &TunnelInfo) -> String {
 }
 
 /// Nothing where there shall be none: `lockdown` is off, or what belongs in the tunnel may go as without it.
-fn firewall(tunnel: &TunnelInfo, of_host: &FirewallInfo, now: u64) -> String {
+fn firewall(tunnel: &TunnelInfo, of_host: &FirewallInfo, now: u64) -> Span {
     let open = tunnel.state == "disconnected" && !tunnel.blocking;
     match of_host.last_verified {
-        _ if open || tunnel.lockdown == "off" => String::new(),
-        Some(seen) if of_host.in_force => format!("in force, looked at {}", time::relative(seen, now)),
-        _ => "NOT in force; until it is, routing alone blocks, and what is bound to an interface may leave by it"
-            .to_owned(),
+        _ if open || tunnel.lockdown == "off" => Span::default(),
+        Some(seen) if of_host.in_force => format!("in force, looked at {}", time::relative(seen, now)).into(),
+        _ => Span::new(
+            Tone::Bad,
+            "NOT in force; until it is, routing alone blocks, and what is bound to an interface may leave by it",
+        ),
     }
 }
 

@@ -6,6 +6,7 @@ use crate::error::{Exit, chain};
 use crate::logging;
 use crate::metrics::deliver;
 use crate::sys::passed;
+use crate::terminal::{Colour, Terminal};
 use clap::{CommandFactory, Parser, Subcommand};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::fmt::Display;
@@ -113,7 +114,7 @@ fn status(config: &config::Router, json: bool) -> Result<(), RouterError> {
     let status = control::ask(&config.control_socket)?;
     let text = match serde_json::to_string_pretty(&status) {
         Ok(document) if json => document + "\n",
-        _ => status.to_text(SystemTime::now()),
+        _ => status.to_text(SystemTime::now(), &Terminal::of_stdout(Colour::Auto)),
     };
     // A reader that closes the pipe early (`| head`) is no error.
     let _ = std::io::stdout().write_all(text.as_bytes());

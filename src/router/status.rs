@@ -1,7 +1,7 @@
 //! What the router shows of itself: one JSON document, and the same for people.
 
+use crate::terminal::{Span, Terminal, Tone};
 use crate::tunnel::Counters;
-use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -136,8 +136,8 @@ impl Sum {
 }
 
 impl Status {
-    /// For people.
-    pub fn to_text(&self, now: SystemTime) -> String {
+    /// For people at this terminal.
+    pub fn to_text(&self, now: SystemTime, terminal: &Terminal) -> String {
         let listeners: Vec<_> = self.listeners.iter().map(ToString::to_string).collect();
         let Totals { handshakes_failed, refused, sum, .. } = &self.totals;
         let mut text = format!(
@@ -155,35 +155,32 @@ impl Status {
             drops(&sum.drops),
         );
         for warning in &self.warnings {
-            text += &format!("warning: {} (seen {} times)\n", warning.text, warning.count);
+            let rest = format!(": {} (seen {} times)", warning.text, warning.count);
+            text += &terminal.show(&[Span::new(Tone::Notice, "warning"), rest.into()]);
+            text.push('\n');
         }
         if self.sessions.is_empty() {
             return text;
         }
-        let mut table = Table::new();
-        table
-            .load_style(presets::NOTHING)
-            .set_header(["ADDRESS", "FROM", "STATE", "FOR", "TLS", "IN", "OUT", "QUEUE", "DROPPED"]);
-        for session in &self.sessions {
+        let row = |session: &SessionStatus| {
             let since = SystemTime::UNIX_EPOCH + Duration::from_secs(session.since);
-            table.add_row([
-                session.address.to_string(),
-                session.peer.to_string(),
-                session.phase.clone(),
-                span(now.duration_since(since).unwrap_or_default()),
-                session.tls.clone(),
-                bytes(session.rx_bytes),
-                bytes(session.tx_bytes),
-                session.queue.to_string(),
-                drops(&session.drops),
-            ]);
-        }
-        for column in [5, 6, 7] {
-            if let Some(column) = table.column_mut(column) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-        text + &table.to_string() + "\n"
+            let tone = if session.phase == "present" { Tone::Good } else { Tone::Notice };
+            [
+                session.address.to_string().into(),
+                Span::new(tone, &session.phase),
+                session.peer.to_string().into(),
+                span(now.duration_since(since).unwrap_or_default()).into(),
+                bytes(session.rx_bytes).into(),
+                bytes(session.tx_bytes).into(),
+                drops(&session.drops).into(),
+                session.queue.to_string().into(),
+                session.tls.as_str().into(),
+            ]
+        };
+        let header = ["ADDRESS", "STATE", "FROM", "FOR", "IN", "OUT", "DROPPED", "QUEUE", "TLS"];
+        let rows = self.sessions.iter().map(row).collect();
+        terminal.table(header, rows).iter().for_each(|line| text += &format!("{line}\n"));
+        text
     }
 }
 

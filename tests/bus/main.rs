@@ -15,3 +15,4 @@ mod presence;
 mod reads;
 mod signals;
 mod simulation;
+mod terminal;
