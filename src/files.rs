@@ -26,7 +26,21 @@ impl Here {
 /// Replaces a file as a whole: a reader sees the old or the new content, also after a power cut. The mode is the file's
 /// whatever the mask.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
+    let (directory, file) = beside(path, content, mode)?;
+    file.persist(path).map_err(|error| error.error)?;
+    fs::File::open(directory)?.sync_all()
+}
+
+/// As [`replace`], where there is nothing yet; `AlreadyExists` otherwise.
+pub fn create(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let (directory, file) = beside(path, content, mode)?;
+    file.persist_noclobber(path).map_err(|error| error.error)?;
+    fs::File::open(directory)?.sync_all()
+}
+
+/// The content in a file without a name yet, in the directory where it shall be.
+fn beside<'a>(path: &'a Path, content: &[u8], mode: u32) -> io::Result<(&'a Path, tempfile::NamedTempFile)> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
         .prefix(".enftun-")
         .permissions(fs::Permissions::from_mode(mode))
@@ -35,8 +49,7 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     file.write_all(content)?;
     file.as_file().sync_all()?;
     yield_to_owner_of(directory, file.as_file());
-    file.persist(path).map_err(|error| error.error)?;
-    fs::File::open(directory)?.sync_all()
+    Ok((directory, file))
 }
 
 /// Root's files in a directory of the daemon's user are that user's: the daemon is not root. Where that cannot be, they stay

@@ -7,6 +7,7 @@ mod check;
 mod clear;
 mod completions;
 mod follow;
+mod import;
 mod list;
 mod lockdown;
 mod metrics;
@@ -84,6 +85,8 @@ enum Verb {
     Clear(args::Clear),
     /// Checks configuration files, without the daemon.
     Check(check::Args),
+    /// Makes a tunnel file of what the C client's file says, and tells what has no counterpart. Works without the daemon.
+    Import(import::Args),
     /// Prints the completions of this command line for a shell.
     Completions(completions::Args),
 }
@@ -106,6 +109,7 @@ impl Verb {
             Self::Run(args) => run::run(args).await,
             Self::Clear(args) => clear::run(args).await,
             Self::Check(args) => check::run(args),
+            Self::Import(args) => import::run(args),
             Self::Completions(args) => completions::run(&args),
         }
     }
@@ -181,6 +185,9 @@ pub enum CliError {
         /// How many.
         errors: usize,
     },
+    /// A file is in the way.
+    #[error("{} exists already, and was left as it is; --force replaces it", .0.display())]
+    Exists(PathBuf),
     /// Not there.
     #[error("{} does not exist", .0.display())]
     NoFile(PathBuf),
@@ -211,7 +218,7 @@ impl CliError {
             Self::Kernel(error) => error.class(),
             Self::Refused(refusal) => refusal.class(),
             Self::InForce(_) | Self::Output(_) | Self::Write { .. } | Self::Start(_) => Class::Environment,
-            Self::LeftBehind { .. } | Self::SomethingLeft(_) => Class::Environment,
+            Self::LeftBehind { .. } | Self::SomethingLeft(_) | Self::Exists(_) => Class::Environment,
             Self::Configuration { .. } | Self::NoFile(_) => Class::Configuration,
         }
     }

@@ -84,6 +84,11 @@ impl Finding {
         }
     }
 
+    /// Without the line of the file, for there is a secret in it.
+    pub(super) fn without_excerpt(self) -> Self {
+        Self { excerpt: None, ..self }
+    }
+
     /// `FILE:LINE:COLUMN: error: key: text`, and the suggestion after it in brackets: for logs and editors.
     pub fn one_line(&self) -> String {
         let Self { severity, line, column, .. } = self;

@@ -323,7 +323,7 @@ fn stem(file: &Path) -> String {
 }
 
 /// The whole text of a regular file of reasonable size.
-fn read_text(file: &Path) -> Result<String, Finding> {
+pub(super) fn read_text(file: &Path) -> Result<String, Finding> {
     let unreadable = |error: io::Error| Finding::of_file(file, format!("cannot be read: {error}"));
     let metadata = fs::metadata(file).map_err(unreadable)?;
     if metadata.is_dir() {

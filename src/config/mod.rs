@@ -5,6 +5,7 @@
 
 mod daemon;
 mod findings;
+mod import;
 mod load;
 mod reader;
 mod router;
@@ -14,6 +15,7 @@ mod unavailable;
 mod values;
 
 pub use findings::{Finding, Severity, findings_json};
+pub use import::{Imported, import, import_text};
 pub use load::{
     Loaded, check_files, known_keys, load, load_daemon, load_router, load_tunnel, parse_daemon, parse_router,
     parse_tunnel,

@@ -8,6 +8,7 @@ mod calls;
 mod check;
 mod cli;
 mod docs;
+mod import;
 mod listener;
 mod metrics;
 mod peer;

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod config;
+mod import;
 mod nftables;
 mod pages;
 mod tls;

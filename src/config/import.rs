@@ -1,0 +1,493 @@
+//! From the C client's file to ours. What is written does what the old file did when the C client read it, defaults and
+//! ignored settings included; whatever was meant otherwise, has no counterpart or is out of our range is told with its
+//! place in the old file. The table in `docs/import.md` is this file in words.
+
+mod libconfig;
+
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::net::Ipv6Addr;
+use std::path::Path;
+
+use ipnet::IpNet;
+
+use self::libconfig::{Fault, Notice, Parsed, Place, Setting, Value};
+use super::findings::{Finding, Severity, Source};
+use super::load::read_text;
+use super::reader::did_you_mean;
+use super::values::{self, Complaint, Endpoint, quoted};
+
+/// What became of an old file.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// A tunnel file that has no errors; none when there is an error among the findings.
+    pub toml: Option<String>,
+    /// What there is to know, in the order of the old file.
+    pub findings: Vec<Finding>,
+}
+
+/// Reads the C client's `file`. What it includes is looked for beside it.
+pub fn import(file: &Path) -> Imported {
+    match read_text(file) {
+        Ok(text) => import_text(file, &text, &read_text),
+        Err(finding) => Imported { toml: None, findings: vec![finding] },
+    }
+}
+
+/// As [`import`], from text; `include` reads the files that it includes.
+pub fn import_text(file: &Path, text: &str, include: &dyn Fn(&Path) -> Result<String, Finding>) -> Imported {
+    let Parsed { sources, notices, settings } = libconfig::parse(file, text, include);
+    let mut translation = Translation { sources, findings: Vec::new(), sections: Vec::new() };
+    for Notice { place, text, help } in notices {
+        translation.say(Severity::Warning, "", &place, Complaint { text, help });
+    }
+    match settings {
+        Ok(settings) => translation.all(&settings),
+        Err(Fault::Syntax(Notice { place, text, help })) => {
+            let text = format!("{text}; the C client refuses the whole file, too");
+            translation.say(Severity::Error, "", &place, Complaint { text, help });
+        }
+        Err(Fault::Include(Notice { place, text, help })) => {
+            translation.say(Severity::Error, "", &place, Complaint { text, help });
+        }
+    }
+    translation.finish(file)
+}
+
+/// The C client's defaults where they matter, in the form of the old file.
+const DEVICE: &str = "enf0";
+const ROUTER: &str = "23.147.128.112";
+
+struct Translation {
+    sources: Vec<Source>,
+    findings: Vec<(Place, Finding)>,
+    /// What is written, by section.
+    sections: Vec<(&'static str, String)>,
+}
+
+/// A group of the old file.
+struct Old<'a> {
+    /// What stands before its settings' names.
+    path: &'static str,
+    settings: &'a [Setting],
+    known: Vec<&'static str>,
+}
+
+impl<'a> Old<'a> {
+    fn take(&mut self, key: &'static str) -> Option<&'a Setting> {
+        self.known.push(key);
+        self.settings.iter().find(|setting| setting.name == key)
+    }
+}
+
+/// The start of the first file: what is about no place in it.
+const NOWHERE: Place = Place { file: 0, span: 0..0 };
+
+impl Translation {
+    fn say(&mut self, severity: Severity, key: &str, place: &Place, complaint: Complaint) {
+        let Some(source) = self.sources.get(place.file) else { return };
+        let mut finding = source.finding(severity, key.to_owned(), place.span.clone(), complaint.text);
+        finding.help = complaint.help;
+        let line = source.text().lines().nth(finding.line as usize - 1).unwrap_or_default();
+        if line.contains("password") {
+            finding = finding.without_excerpt();
+        }
+        self.findings.push((place.clone(), finding));
+    }
+
+    fn warn(&mut self, key: &str, place: &Place, text: String) {
+        self.say(Severity::Warning, key, place, Complaint { text, help: None });
+    }
+
+    fn write(&mut self, section: &'static str, key: &str, value: impl Into<toml::Value>) {
+        let line = format!("{key} = {}\n", value.into());
+        match self.sections.iter_mut().find(|(name, _)| *name == section) {
+            Some((_, lines)) => lines.push_str(&line),
+            None => self.sections.push((section, line)),
+        }
+    }
+
+    fn finish(mut self, file: &Path) -> Imported {
+        self.findings.sort_by_key(|(place, _)| (place.file, place.span.start));
+        let findings: Vec<Finding> = self.findings.into_iter().map(|(_, finding)| finding).collect();
+        let usable = findings.iter().all(|finding| finding.severity != Severity::Error);
+        let toml = usable.then(|| {
+            let old = quoted(&file.to_string_lossy());
+            let sections = self.sections.iter().map(|(name, lines)| format!("\n[{name}]\n{lines}"));
+            format!("# From {old}, by enftunctl import.\n\nkind = \"enf\"\n{}", sections.collect::<String>())
+        });
+        Imported { toml, findings }
+    }
+
+    fn all(&mut self, settings: &[Setting]) {
+        let mut root = Old { path: "", settings, known: vec!["version"] };
+        let [mut tun, mut remote, mut route, mut identity] =
+            ["tun", "remote", "route", "identity"].map(|name| self.group(&mut root, name));
+        let dev = self.tun(&mut tun);
+        self.remote(&mut remote);
+        self.route(&mut route, &dev);
+        self.identity(&mut identity);
+        for group in [root, tun, remote, route, identity] {
+            self.unknown(&group);
+        }
+    }
+
+    fn group<'a>(&mut self, root: &mut Old<'a>, name: &'static str) -> Old<'a> {
+        let mut settings: &'a [Setting] = &[];
+        if let Some(setting) = root.take(name) {
+            match &setting.value {
+                Value::Group(group) => settings = group,
+                other => {
+                    let text = format!("is {}, where a group belongs: the C client ignored it", other.kind());
+                    self.warn(name, &setting.place, text);
+                }
+            }
+        }
+        Old { path: name, settings, known: Vec::new() }
+    }
+
+    fn unknown(&mut self, old: &Old<'_>) {
+        for setting in old.settings.iter().filter(|setting| !old.known.contains(&setting.name.as_str())) {
+            let text = "the C client does not know this and ignored it; it is left out".to_owned();
+            let help = did_you_mean(&setting.name, &old.known);
+            self.say(Severity::Warning, &path(old, &setting.name), &setting.place, Complaint { text, help });
+        }
+    }
+
+    /// A value of a type that the C client does not take there: its default holds.
+    fn ignored(&mut self, old: &Old<'_>, setting: &Setting, expected: &str, default: &str, meant: Option<String>) {
+        let kind = setting.value.kind();
+        let text = format!(
+            "is {kind}: the C client takes {expected}, ignored this and took its default, {default}, which stays"
+        );
+        let help = meant.map(|meant| format!("if it was meant, write {meant} below [{}]", old.path));
+        let key = path(old, &setting.name);
+        self.say(Severity::Warning, &key, &setting.value_place, Complaint { text, help });
+    }
+
+    fn text<'a>(&mut self, old: &mut Old<'a>, key: &'static str, default: &str) -> Option<(&'a str, &'a Place)> {
+        let setting = old.take(key)?;
+        if let Value::Text(text) = &setting.value {
+            return Some((text, &setting.value_place));
+        }
+        let meant = match &setting.value {
+            Value::Integer(number) if key == "port" => Some(format!("{key} = {number}")),
+            Value::Integer(number) => Some(format!("{key} = \"{number}\"")),
+            _ => None,
+        };
+        self.ignored(old, setting, "a string", default, meant);
+        None
+    }
+
+    /// `write` says how a number is written in our file.
+    fn integer(
+        &mut self,
+        old: &mut Old<'_>,
+        key: &'static str,
+        default: &str,
+        write: impl Fn(i32) -> Option<String>,
+    ) -> Option<(i32, Place)> {
+        let setting = old.take(key)?;
+        if let Value::Integer(number) = setting.value {
+            return Some((number, setting.value_place.clone()));
+        }
+        let meant = match &setting.value {
+            Value::Text(text) => text.parse().ok().and_then(write),
+            _ => None,
+        };
+        self.ignored(old, setting, "a number", default, meant);
+        None
+    }
+
+    /// `new` is the key in our file.
+    fn boolean(&mut self, old: &mut Old<'_>, key: &'static str, new: &str, default: bool) -> Option<(bool, Place)> {
+        let setting = old.take(key)?;
+        let meant = match &setting.value {
+            Value::Boolean(value) => return Some((*value, setting.value_place.clone())),
+            Value::Integer(number @ 0..=1) => Some(format!("{new} = {}", *number == 1)),
+            Value::Text(text) if matches!(text.as_str(), "true" | "false") => Some(format!("{new} = {text}")),
+            _ => None,
+        };
+        self.ignored(old, setting, "true or false", &default.to_string(), meant);
+        None
+    }
+
+    /// The strings of an array, each with its place; an array of anything else has none for the C client.
+    fn strings<'a>(
+        &mut self,
+        old: &mut Old<'a>,
+        key: &'static str,
+        default: &str,
+    ) -> Option<(Vec<(&'a str, &'a Place)>, &'a Place)> {
+        let setting = old.take(key)?;
+        let strings = |elements: &'a [(Value, Place)]| -> Vec<(&'a str, &'a Place)> {
+            let texts = elements.iter().filter_map(|(value, place)| match value {
+                Value::Text(text) => Some((text.as_str(), place)),
+                _ => None,
+            });
+            texts.collect()
+        };
+        let meant = match &setting.value {
+            Value::Array(elements) => {
+                let found = strings(elements);
+                if found.len() < elements.len() {
+                    let text = "has no strings in it: the C client took it for empty".to_owned();
+                    self.warn(&path(old, key), &setting.value_place, text);
+                }
+                return Some((found, &setting.value_place));
+            }
+            Value::Text(text) => vec![text.as_str()],
+            Value::List(elements) => strings(elements).into_iter().map(|(text, _)| text).collect(),
+            _ => Vec::new(),
+        };
+        let meant = (!meant.is_empty()).then(|| format!("{key} = {}", toml::Value::from(meant)));
+        self.ignored(old, setting, "an array of strings in square brackets", default, meant);
+        None
+    }
+
+    /// What `judge` makes of each string, once; what it refuses is told and left out.
+    fn judged<T: Clone + Eq + Hash>(
+        &mut self,
+        key: &str,
+        strings: &[(&str, &Place)],
+        judge: impl Fn(&str) -> Result<T, Complaint>,
+    ) -> Vec<(T, Place)> {
+        let mut seen = HashSet::new();
+        let mut good = Vec::new();
+        for (text, place) in strings {
+            match judge(text) {
+                Ok(value) if seen.insert(value.clone()) => good.push((value, (*place).clone())),
+                Ok(_) => self.warn(key, place, "is given twice; once is enough".to_owned()),
+                Err(Complaint { text, help }) => {
+                    let text = format!("{text}; it is left out");
+                    self.say(Severity::Warning, key, place, Complaint { text, help });
+                }
+            }
+        }
+        good
+    }
+
+    fn no_counterpart(&mut self, old: &mut Old<'_>, key: &'static str, why: &str) {
+        if let Some(setting) = old.take(key) {
+            self.warn(&path(old, key), &setting.place, format!("has no counterpart: {why}"));
+        }
+    }
+
+    /// Writes `[tun]`, and says what the device is called.
+    fn tun(&mut self, old: &mut Old<'_>) -> String {
+        let mut dev = DEVICE.to_owned();
+        if let Some((text, place)) = self.text(old, "dev", &quoted(DEVICE)) {
+            match values::interface(text) {
+                Ok(name) => dev = name,
+                Err(complaint) => {
+                    self.warn("tun.dev", place, format!("{}; {DEVICE:?} is written instead", complaint.text));
+                }
+            }
+        }
+        self.write("tun", "dev", dev.as_str());
+        if let Some((set, _)) = self.boolean(old, "ip_set", "set_address", true) {
+            self.write("tun", "set_address", set);
+        }
+        self.no_counterpart(old, "dev_node", "the device node is always /dev/net/tun");
+        self.no_counterpart(old, "ip_path", "the kernel is told without the program ip");
+        dev
+    }
+
+    fn remote(&mut self, old: &mut Old<'_>) {
+        self.hosts(old);
+        if let Some((text, place)) = self.text(old, "port", "\"443\"") {
+            let port = text.parse::<u16>().ok().or((text == "https").then_some(443)).filter(|port| *port != 0);
+            match port {
+                Some(port) => self.write("remote", "port", i64::from(port)),
+                None => {
+                    self.warn("remote.port", place, format!("{} is not a port; 443 is used", quoted(text)));
+                }
+            }
+        }
+        self.path(old, "ca_cert_file", "/etc/enftun/enf.cacert.pem");
+        let text =
+            "the C client takes any certificate under its CA for the router's; so does this, until you say the name";
+        let help = "write name = \"…\" below [remote]: the name or address in the router's certificate";
+        self.say(Severity::Warning, "remote.name", &NOWHERE, Complaint::new(text).help(help));
+        self.milliseconds(old, "heartbeat_period", "300000", 100);
+        self.milliseconds(old, "heartbeat_timeout", "10000", 10);
+    }
+
+    fn hosts(&mut self, old: &mut Old<'_>) {
+        let key = "remote.hosts";
+        let Some((strings, place)) = self.strings(old, "hosts", &format!("[{ROUTER:?}]")) else {
+            if !old.settings.iter().any(|setting| setting.name == "hosts") {
+                let text = format!("is not in the old file, so the C client's default is written: {ROUTER:?}");
+                self.warn(key, &NOWHERE, text);
+            }
+            self.write("remote", "hosts", vec![ROUTER]);
+            return;
+        };
+        let judge = |text: &str| match values::endpoint(text)? {
+            Endpoint::Vsock => Err(Complaint::new("the C client cannot reach a router over vsock")),
+            Endpoint::Tcp(host, None) => Ok(host.to_lowercase()),
+            Endpoint::Tcp(..) => {
+                let text = format!("{} has a port in it, which the C client took for a part of the name", quoted(text));
+                Err(Complaint::new(&text).help("if it was meant, write it so in the new file: a port may stand there"))
+            }
+        };
+        let hosts: Vec<String> = self.judged(key, &strings, judge).into_iter().map(|(host, _)| host).collect();
+        if hosts.is_empty() {
+            let complaint = Complaint::new("has no router in it that can be used, and a tunnel needs one");
+            self.say(Severity::Error, key, place, complaint);
+        }
+        self.write("remote", "hosts", hosts);
+    }
+
+    fn path(&mut self, old: &mut Old<'_>, key: &'static str, default: &str) {
+        let (section, default) = (old.path, if default.is_empty() { "none" } else { default });
+        let Some((text, place)) = self.text(old, key, default) else { return };
+        match values::path(Path::new("/"))(text) {
+            Ok(_) => self.write(section, key, text),
+            Err(complaint) => self.warn(&path(old, key), place, format!("{}; it is left out", complaint.text)),
+        }
+    }
+
+    /// A time that is at least `least`. For the C client zero is never again, and what is negative wraps to for ever.
+    fn milliseconds(&mut self, old: &mut Old<'_>, key: &'static str, default: &str, least: i32) {
+        let written = |number: i32| (number > 0).then(|| format!("{key} = \"{number}ms\""));
+        let Some((number, place)) = self.integer(old, key, default, written) else { return };
+        let path = path(old, key);
+        let period = key == "heartbeat_period";
+        let value = match number {
+            number if number >= least => duration(number),
+            0 if period => "0s".to_owned(),
+            _ if number > 0 => {
+                self.warn(&path, &place, format!("{number} ms is too short; {least} ms, the shortest, is written"));
+                duration(least)
+            }
+            _ if period => {
+                let text = format!("{number} wraps in the C client, which then never asked again; \"0s\" says that");
+                self.warn(&path, &place, text);
+                "0s".to_owned()
+            }
+            _ => {
+                self.warn(&path, &place, format!("{number} ms gives an answer no time; the default, 10 s, is used"));
+                return;
+            }
+        };
+        self.write(old.path, key, value);
+    }
+
+    fn route(&mut self, old: &mut Old<'_>, dev: &str) {
+        self.prefixes(old);
+        let written = |key: &'static str| move |number: i32| (number > 0).then(|| format!("{key} = {number}"));
+        if let Some((mark, place)) = self.integer(old, "fwmark", "363", written("fwmark")) {
+            if mark > 0 {
+                self.write("route", "fwmark", i64::from(mark));
+            } else {
+                let text =
+                    format!("is {mark}, no mark for the C client; a tunnel needs one, so the default, 363, is used");
+                self.warn("route.fwmark", &place, text);
+            }
+        }
+        if let Some((table, place)) = self.integer(old, "table", "2097", written("table")) {
+            if table > 0 && !matches!(table, 253..=255) {
+                self.write("route", "table", i64::from(table));
+            } else {
+                let text = format!("{table} is no table that a tunnel can have for itself; the default, 2097, is used");
+                self.warn("route.table", &place, text);
+            }
+        }
+        if let Some((strings, _)) = self.strings(old, "trusted_interfaces", "[]") {
+            let judge = |text: &str| match values::trusted_interface(text)? {
+                name if name == dev => Err(Complaint::new("is the device of the tunnel itself")),
+                name => Ok(name),
+            };
+            let trusted = self.judged("route.trusted_interfaces", &strings, judge);
+            let trusted: Vec<String> = trusted.into_iter().map(|(name, _)| name).collect();
+            self.write("route", "trusted_interfaces", trusted);
+        }
+        if let Some((allow, place)) = self.boolean(old, "allow_ipv4", "allow_ipv4", false) {
+            self.write("route", "allow_ipv4", allow);
+            if allow {
+                let text =
+                    "the C client let IPv4 of any address through; here it is one address, and without one none passes";
+                let help = "write ipv4_address = \"10.0.0.1/32\" below [tun], with the host's own";
+                self.say(Severity::Warning, "route.allow_ipv4", &place, Complaint::new(text).help(help));
+            }
+        }
+        let why =
+            "the host itself is told its route and address directly; a host behind it is not available in this version";
+        self.no_counterpart(old, "ra_period", why);
+    }
+
+    fn prefixes(&mut self, old: &mut Old<'_>) {
+        let key = "route.prefixes";
+        let Some((strings, place)) = self.strings(old, "prefixes", "[\"default\"]") else { return };
+        let prefixes = self.judged(key, &strings, prefix);
+        for (prefix, place) in &prefixes {
+            if let Some(prefix) = prefix
+                && *prefix != prefix.trunc()
+            {
+                let text = format!(
+                    "has bits set beyond its length, which the C client's set-up refuses; {} is written",
+                    prefix.trunc()
+                );
+                self.warn(key, place, text);
+            }
+        }
+        let mut seen = HashSet::new();
+        let written =
+            prefixes.into_iter().map(|(prefix, _)| prefix.map_or("default".to_owned(), |net| net.trunc().to_string()));
+        let written: Vec<String> = written.filter(|prefix| seen.insert(prefix.clone())).collect();
+        if written.is_empty() {
+            let text = "has nothing in it that can be used, so nothing would belong in the tunnel";
+            let help = "write what belongs in it, or \"default\" for everything";
+            self.say(Severity::Error, key, place, Complaint::new(text).help(help));
+        }
+        self.write("route", "prefixes", written);
+    }
+
+    fn identity(&mut self, old: &mut Old<'_>) {
+        for key in ["cert_file", "key_file", "ip_file"] {
+            self.path(old, key, "");
+        }
+        for (key, text) in [
+            (
+                "xtt",
+                "XTT, by which the C client had its certificate from the router, is not available: bring certificate and key as files",
+            ),
+            ("tpm", "keys in a TPM are not available in this version: bring a key as a file"),
+        ] {
+            if let Some(setting) = old.take(key) {
+                self.warn(&path(old, key), &setting.place, format!("has no counterpart: {text}"));
+            }
+        }
+        let without =
+            ["cert_file", "key_file"].into_iter().filter(|key| !old.settings.iter().any(|one| one.name == *key));
+        for key in without.collect::<Vec<_>>() {
+            let what = if key == "cert_file" { "crt" } else { "key" };
+            let text = format!("is not in the old file; NAME/NAME.{what}.pem is looked for, NAME being the tunnel's");
+            self.warn(&path(old, key), &NOWHERE, text);
+        }
+        let why = "the C client did not read it, either";
+        self.no_counterpart(old, "ipv6_network", why);
+    }
+}
+
+fn path(old: &Old<'_>, key: &str) -> String {
+    if old.path.is_empty() { key.to_owned() } else { format!("{}.{key}", old.path) }
+}
+
+/// `"default"` is `None`. The set-up script takes what has a colon, with or without a length, and gives up on all else.
+fn prefix(text: &str) -> Result<Option<IpNet>, Complaint> {
+    match (text, text.parse::<Ipv6Addr>()) {
+        ("default", _) => Ok(None),
+        (_, Ok(address)) => Ok(Some(IpNet::from(std::net::IpAddr::from(address)))),
+        _ => match values::network(text)? {
+            IpNet::V4(_) => Err(Complaint::new("is an IPv4 prefix, on which the C client's set-up gives up")),
+            net => Ok(Some(net)),
+        },
+    }
+}
+
+/// Milliseconds as people write them.
+fn duration(milliseconds: i32) -> String {
+    if milliseconds % 1000 == 0 { format!("{}s", milliseconds / 1000) } else { format!("{milliseconds}ms") }
+}
