@@ -7,7 +7,8 @@ use roff::{Inline, Roff, bold, italic, roman};
 use std::iter;
 
 /// Name, section and text.
-const PAGES: [(&str, &str, &str); 6] = [
+const PAGES: [(&str, &str, &str); 7] = [
+    ("enftun-applet", "1", include_str!("enftun-applet.1")),
     ("enftunctl", "1", include_str!("enftunctl.1")),
     ("enftun.toml", "5", include_str!("enftun.toml.5")),
     ("enftun-router.toml", "5", include_str!("enftun-router.toml.5")),

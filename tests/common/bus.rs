@@ -108,6 +108,11 @@ impl PrivateBus {
         }
         let config = CONFIG.replace("@DIR@", dir.to_str().unwrap()).replace("@UID@", &own_uid().to_string());
         fs::write(dir.join("bus.conf"), config).unwrap();
+        let daemon = Self::spawn(dir);
+        Some(Self { directory, daemon })
+    }
+
+    fn spawn(dir: &Path) -> Child {
         // setpriv: the bus must not outlive a test that is killed.
         let daemon = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "dbus-daemon", "--nofork", "--nopidfile", "--config-file"])
@@ -115,9 +120,8 @@ impl PrivateBus {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let bus = Self { directory, daemon };
-        wait_for("the bus to listen", || std::os::unix::net::UnixStream::connect(bus.socket()).is_ok());
-        Some(bus)
+        wait_for("the bus to listen", || std::os::unix::net::UnixStream::connect(dir.join("socket")).is_ok());
+        daemon
     }
 
     /// From now on the bus starts this command when somebody calls the daemon while it is not there.
@@ -153,6 +157,12 @@ impl PrivateBus {
     pub fn kill(&mut self) {
         self.daemon.kill().unwrap();
         self.daemon.wait().unwrap();
+    }
+
+    /// Starts it again, where it was, after [`Self::kill`].
+    pub fn restart(&mut self) {
+        let _ = fs::remove_file(self.socket());
+        self.daemon = Self::spawn(self.directory.path());
     }
 
     /// A command that takes this bus for the system bus.

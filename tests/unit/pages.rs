@@ -224,7 +224,7 @@ fn the_programs_that_show_manual_pages_have_nothing_to_complain_of() {
     let test = "the_programs_that_show_manual_pages_have_nothing_to_complain_of";
     let dir = written(man::pages());
     let files = || man::pages().into_iter().map(|(name, _)| dir.path().join(name));
-    assert_eq!(files().count(), 6);
+    assert_eq!(files().count(), 7);
     if has("mandoc") {
         files()
             .for_each(|file| silent(process::Command::new("mandoc").args(["-T", "lint", "-W", "warning"]).arg(file)));
