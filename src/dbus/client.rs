@@ -102,6 +102,8 @@ impl From<zbus::Error> for ClientError {
             },
             zbus::Error::MethodError(name, text, message) => match name.strip_prefix(ERROR_PREFIX) {
                 Some(word) => Self::Refused { word: word.to_owned(), text: text.unwrap_or_default() },
+                // A call starts the daemon only where it is enabled: elsewhere systemd has no unit of the name that the bus asks for.
+                None if name.as_str() == "org.freedesktop.systemd1.NoSuchUnit" => Self::NotRunning,
                 None => Self::Bus(zbus::Error::MethodError(name, text, message)),
             },
             zbus::Error::InputOutput(error) if error.kind() == std::io::ErrorKind::TimedOut => Self::NoAnswer,

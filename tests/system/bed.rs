@@ -148,6 +148,38 @@ impl Bed {
         self.router = None;
     }
 
+    /// Installs our package and configures a tunnel as a person does who follows the manual: from the example for a device,
+    /// with credentials of the overlay's operator. Nothing is started.
+    #[track_caller]
+    pub fn install(&self) {
+        self.machine.install(None, &["enftun"]);
+        self.configure();
+    }
+
+    /// The files of the tunnel `enf0`.
+    #[track_caller]
+    pub fn configure(&self) {
+        let machine = &self.machine;
+        machine.must("cp /usr/share/doc/enftun/examples/device.toml /etc/enftun/tunnels/enf0.toml");
+        machine.must(&format!(
+            "sed -i 's/^hosts = .*/hosts = [\"{ROUTER}\", \"[{ROUTER6}]\"]/; s/^#first = .*/first = \"200ms\"/; s/^#max = .*/max = \"1s\"/' \
+                /etc/enftun/tunnels/enf0.toml"
+        ));
+        machine.write("/etc/enftun/enf.cacert.pem", &self.credential("ca.pem"));
+        machine.write("/etc/enftun/enf0/enf0.crt.pem", &self.credential("enf0.crt.pem"));
+        machine.write("/etc/enftun/enf0/enf0.key.pem", "");
+        machine.must("chmod 600 /etc/enftun/enf0/enf0.key.pem; chown enftun: /etc/enftun/enf0/enf0.key.pem");
+        machine.write("/etc/enftun/enf0/enf0.key.pem", &self.credential("enf0.key.pem"));
+        machine.must("enftunctl check");
+    }
+
+    /// Waits until the tunnel is connected and carries.
+    #[track_caller]
+    pub fn connected(&self) {
+        self.machine.must("enftunctl wait enf0 connected --timeout=60s");
+        self.reaches(OVERLAY_ROUTER);
+    }
+
     /// Waits for a ping from the machine to this address.
     #[track_caller]
     pub fn reaches(&self, address: &str) {

@@ -4,11 +4,12 @@
 use crate::common::bus::has;
 use crate::common::netns::Netns;
 use crate::common::{skip, wait_for};
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 /// What the tests keep from run to run.
 pub fn cache() -> &'static Path {
@@ -49,10 +50,40 @@ fn root() -> &'static Path {
                 .stderr(std::fs::OpenOptions::new().append(true).open(&log).unwrap())
                 .status();
             assert!(made.unwrap().success(), "no Debian root:\n{}", std::fs::read_to_string(&log).unwrap());
+            for old in std::fs::read_dir(cache()).unwrap().map(|entry| entry.unwrap()) {
+                if old.file_name().to_string_lossy().starts_with("system-root-") {
+                    std::fs::remove_dir_all(old.path()).unwrap();
+                }
+            }
             std::fs::rename(unfinished.path().join("root"), &root).unwrap();
         }
         root
     })
+}
+
+/// The packages that the machines find in `/opt/packages`.
+fn shared() -> PathBuf {
+    let directory = cache().join("packages");
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+/// Makes our packages of this version, of the development build; `None`: of the version that they have.
+/// Returns the version.
+pub fn packages(version: Option<&'static str>) -> String {
+    static MADE: Mutex<BTreeSet<Option<&str>>> = Mutex::new(BTreeSet::new());
+    // A test that failed here fails all others.
+    let mut made = MADE.lock().unwrap();
+    if made.insert(version) {
+        let mut build = Command::new(source("packaging/build"));
+        build.arg("--output").arg(shared()).env("ENFTUN_PROFILE", "dev").stdin(Stdio::null());
+        if let Some(version) = version {
+            build.args(["--version", version]);
+        }
+        let output = build.output().unwrap();
+        assert!(output.status.success(), "packaging/build: {}{}", text(&output.stdout), text(&output.stderr));
+    }
+    version.unwrap_or(env!("CARGO_PKG_VERSION")).to_owned()
 }
 
 /// One machine. It is off until it boots.
@@ -77,6 +108,7 @@ impl Machine {
         let mut keeper = Command::new(source("tests/system/machine"))
             .arg(name)
             .arg(root())
+            .arg(shared())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(console).unwrap())
@@ -146,7 +178,7 @@ impl Machine {
     pub fn command(&self, program: &str) -> Command {
         let (leader, _) = self.on.as_ref().expect("it is switched off");
         let mut command = Command::new("nsenter");
-        command.args(["--all", "--target", &leader.to_string(), "--wd=/", "--", program]);
+        command.args(["--all", "--target", &leader.to_string(), "--wdns=/", "--", program]);
         command.env_clear().envs([
             ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
             ("HOME", "/root"),
@@ -193,6 +225,15 @@ impl Machine {
         wait_for(command, || self.sh(command).status.success());
     }
 
+    /// Installs or upgrades these of our packages.
+    #[track_caller]
+    pub fn install(&self, version: Option<&'static str>, packages: &[&str]) {
+        let version = self::packages(version);
+        let files: Vec<String> =
+            packages.iter().map(|package| format!("/opt/packages/{package}_{version}_amd64.deb")).collect();
+        self.must(&format!("dpkg --install {}", files.join(" ")));
+    }
+
     /// Writes a file on its disk; directories on the way are made.
     #[track_caller]
     pub fn write(&self, path: &str, content: &str) {
@@ -201,6 +242,17 @@ impl Machine {
         let mut shell = shell.stdin(Stdio::piped()).spawn().unwrap();
         shell.stdin.take().unwrap().write_all(content.as_bytes()).unwrap();
         assert!(shell.wait().unwrap().success(), "{path}");
+    }
+
+    /// What of ours may be in its kernel: rules, routes, links, addresses, rulesets; line by line, in no order.
+    pub fn network_state(&self) -> BTreeSet<String> {
+        let state = self.must(
+            "for family in 4 6; do
+                ip -$family rule | sed \"s/^/-$family rule /\"; ip -$family route show table all | sed \"s/^/-$family route /\"
+             done
+             ip -brief link; ip -brief address; nft list ruleset",
+        );
+        state.lines().map(str::to_owned).collect()
     }
 
     /// What a unit has said since this boot.

@@ -16,3 +16,4 @@ mod bed;
 mod machine;
 
 mod boot;
+mod packages;
