@@ -70,6 +70,9 @@ pub struct Clear {
     /// Every tunnel, while enftund does not run.
     #[arg(long, conflicts_with = "name")]
     pub all: bool,
+    /// Prints JSON instead of text.
+    #[arg(long)]
+    pub json: bool,
     /// Where the configuration is.
     #[command(flatten)]
     pub config_dir: ConfigDir,

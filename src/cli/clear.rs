@@ -11,18 +11,25 @@ use crate::error::chain;
 use crate::kernel::Kernel;
 use crate::paths::Paths;
 use crate::plan::{Host, Scope};
+use serde::Serialize;
 use std::collections::BTreeSet;
+
+#[derive(Serialize)]
+struct Document<'a> {
+    cleared: Vec<String>,
+    text: &'a str,
+}
 
 /// Clears, or reports everything that could not be cleared.
 pub async fn run(args: Clear) -> Result<(), CliError> {
     let paths = Paths { config: args.config_dir.path, state: args.state_dir.path, runtime: args.runtime_dir.path };
-    let Some(what) = &args.name else { return all(&paths).await };
+    let Some(what) = &args.name else { return all(&paths, args.json).await };
     let name = &tunnel_name(what);
     // A daemon that runs would put it back: it is told.
     if let Ok(client) = Client::connect().await
         && let Some(told) = by_daemon(&client, name).await?
     {
-        return done(name, &told);
+        return done(args.json, name, &told);
     }
     let mut in_force = InForce::open(&paths.runtime, Holder::Clear)?;
     let mut last_plans = LastPlans::load(&paths.state);
@@ -37,18 +44,18 @@ pub async fn run(args: Clear) -> Result<(), CliError> {
         .await
         .map_err(|why| CliError::LeftBehind { tunnel: name.clone(), why })?;
     forget([name], &mut in_force, &mut last_plans)?;
-    done(name, "")
+    done(args.json, name, "")
 }
 
 /// Every tunnel that may have anything in the kernel. A daemon that runs would put it back, and the lock is its own.
-async fn all(paths: &Paths) -> Result<(), CliError> {
+async fn all(paths: &Paths, json: bool) -> Result<(), CliError> {
     let mut in_force = InForce::open(&paths.runtime, Holder::Clear)?;
     let mut last_plans = LastPlans::load(&paths.state);
     let names: BTreeSet<String> = in_force.tunnels().chain(last_plans.all().keys()).cloned().collect();
     let scopes: Vec<Scope> = names.iter().flat_map(|name| scopes(name, &in_force, &last_plans)).collect();
     take_away(&names, &scopes, &in_force, paths).await.map_err(CliError::SomethingLeft)?;
     forget(&names, &mut in_force, &mut last_plans)?;
-    output::line("nothing of any tunnel is left in the kernel; nothing is blocked any more")
+    tell(json, names.into_iter().collect(), "nothing of any tunnel is left in the kernel; nothing is blocked any more")
 }
 
 /// What a tunnel may have in the kernel, as far as it is written down.
@@ -118,6 +125,11 @@ async fn by_daemon(client: &Client, name: &str) -> Result<Option<String>, CliErr
     Ok(Some(format!("; enftund has disconnected it{}", if locked { more } else { String::new() })))
 }
 
-fn done(tunnel: &str, told: &str) -> Result<(), CliError> {
-    output::line(&format!("nothing of {tunnel} is left in the kernel; its traffic is no longer blocked{told}"))
+fn done(json: bool, tunnel: &str, told: &str) -> Result<(), CliError> {
+    let text = format!("nothing of {tunnel} is left in the kernel; its traffic is no longer blocked{told}");
+    tell(json, vec![tunnel.to_owned()], &text)
+}
+
+fn tell(json: bool, cleared: Vec<String>, text: &str) -> Result<(), CliError> {
+    if json { output::json(&Document { cleared, text }) } else { output::line(text) }
 }

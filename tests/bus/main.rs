@@ -14,6 +14,7 @@ mod metrics;
 mod peer;
 mod presence;
 mod reads;
+mod schema;
 mod signals;
 mod simulation;
 mod terminal;

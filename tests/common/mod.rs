@@ -7,6 +7,7 @@ pub mod client;
 pub mod fake_router;
 pub mod netns;
 pub mod openmetrics;
+pub mod schema;
 
 use std::time::{Duration, Instant};
 

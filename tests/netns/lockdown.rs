@@ -5,7 +5,7 @@ use crate::common::bus::{PrivateBus, daemon_user, own_uid, stderr, stdout};
 use crate::common::certs::{Ca, Identity, Leaf, write};
 use crate::common::fake_router::{FakeRouter, Manners, server};
 use crate::common::netns::{Netns, Running, in_netns_with_tun, ip, sh, state_of_host, try_ip, veth};
-use crate::common::wait_for;
+use crate::common::{schema, skip, wait_for};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::chown;
@@ -192,9 +192,10 @@ impl World {
         self.ctl(&["clear", name, "--config-dir", &config, "--state-dir", &state, "--runtime-dir", &runtime])
     }
 
-    fn clear_all(&self) -> Output {
+    fn clear_all(&self, more: &[&str]) -> Output {
         let place = |place: &str| self.path().join(place).to_str().unwrap().to_owned();
-        self.ctl(&["clear", "--all", "--state-dir", &place("state"), "--runtime-dir", &place("run")])
+        let (state, runtime) = (place("state"), place("run"));
+        self.ctl(&[&["clear", "--all", "--state-dir", &state, "--runtime-dir", &runtime], more].concat())
     }
 
     fn log(&self) -> String {
@@ -633,16 +634,22 @@ fn clear_all_takes_away_what_any_tunnel_has_once_the_daemon_is_gone() {
         assert!(!world.lockdown("enf1").status.success());
         world.start_daemon();
         world.connect();
-        let said = stderr(world.clear_all());
+        let said = stderr(world.clear_all(&[]));
         assert!(said.contains("enftund (process") && said.contains("end it first"), "{said}");
         world.lets(&BLOCKED, "while the daemon runs it is the daemon's");
         world.kill_daemon();
         world.lets(&BLOCKED, "it was killed");
-        let said = stdout(world.clear_all());
+        let said = stdout(world.clear_all(&[]));
         assert!(said.contains("nothing is blocked any more"), "{said}");
         world.lets(&OPEN, "everything is cleared");
         assert_eq!(state(), before);
-        stdout(world.clear_all());
+        assert!(world.lockdown("enf0").status.success());
+        let printed = schema::documents(&stdout(world.clear_all(&["--json"])));
+        assert_eq!(printed[0]["cleared"], serde_json::json!(["enf0"]));
+        if let Some(reason) = schema::no_validator() {
+            return skip("clear_all_takes_away_what_any_tunnel_has_once_the_daemon_is_gone", reason);
+        }
+        schema::hold(schema::ENFTUNCTL, "clear", &printed);
     });
 }
 

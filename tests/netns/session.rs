@@ -5,7 +5,7 @@ use crate::common::certs::{Ca, Identity, Leaf};
 use crate::common::client::Tunnel;
 use crate::common::fake_router::{FakeRouter, Manners, client_address, server};
 use crate::common::netns::{Netns, in_netns_with_tun, ip, state_of_host, veth};
-use crate::common::wait_for;
+use crate::common::{schema, skip, wait_for};
 use enftun::tunnel::enf::packet::{ROUTER, icmpv6_echo};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ALL_VERSIONS, SupportedProtocolVersion};
@@ -444,5 +444,22 @@ fn a_silent_name_server_is_given_up_in_time() {
         assert!(change.error.contains("router.example.net"), "{change:#?}");
         let mut question = [0; 512];
         assert!(server.recv(&mut question).unwrap() > 12, "the question reached the silent server");
+    });
+}
+
+#[test]
+fn every_line_that_run_prints_is_as_the_schema_has_it() {
+    const TEST: &str = "every_line_that_run_prints_is_as_the_schema_has_it";
+    if let Some(reason) = schema::no_validator() {
+        return skip(TEST, reason);
+    }
+    in_netns_with_tun(TEST, || {
+        let world = World::v3();
+        let router = FakeRouter::start(Manners::Good(world.config()));
+        let mut run = world.tunnel_to(&router).run();
+        run.until("connected");
+        let seen: Vec<_> = run.seen.iter().map(|change| change.line.clone()).collect();
+        assert!(seen.last().unwrap()["tls"].is_object());
+        schema::hold(schema::ENFTUNCTL, "run", &seen);
     });
 }

@@ -12,12 +12,16 @@ const HERE: &str = env!("CARGO_MANIFEST_DIR");
 const HOST_UNITS: &str = "/lib/systemd/system";
 
 /// The units as somebody starts them, and ten times the exposure of each at most, as `systemd-analyze security` counts it.
-const UNITS: [(&str, u32); 7] = [
+const UNITS: [(&str, u32); 11] = [
     ("enftund.service", 17),
     ("enftun-router.service", 15),
     ("enftun-lockdown@enf0.service", 15),
     ("enftun@enf0.service", 5),
     ("enftun-wait-online@enf0.service", 5),
+    ("enftun-metrics.service", 5),
+    ("enftun-router-metrics.service", 5),
+    ("enftun-metrics.timer", 0),
+    ("enftun-router-metrics.timer", 0),
     ("enftun-online.target", 0),
     ("enftun-router.socket", 0),
 ];

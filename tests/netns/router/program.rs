@@ -3,7 +3,7 @@
 use super::bed::{A, B, C, Client, Fleet, LISTEN, PATIENCE, ping};
 use crate::common::netns::{Running, block_on, in_netns};
 use crate::common::openmetrics::Samples;
-use crate::common::wait_for;
+use crate::common::{schema, skip, wait_for};
 use enftun::router::status::Status;
 use enftun::tunnel::enf::wire::WireError;
 use nix::sys::signal::{Signal, kill};
@@ -89,6 +89,11 @@ fn status_shows_the_sessions_to_people_and_programs() {
             let text = String::from_utf8(program.run(&["status"]).stdout).unwrap();
             let line = text.lines().find(|line| line.contains(A)).unwrap_or_else(|| panic!("{text}"));
             assert!(line.contains("present") && line.contains("TLSv1.3") && line.contains("[::1]:"), "{text}");
+            if let Some(reason) = schema::no_validator() {
+                return skip("status_shows_the_sessions_to_people_and_programs", reason);
+            }
+            let printed = String::from_utf8(program.run(&["status", "--json"]).stdout).unwrap();
+            schema::hold(schema::ROUTER, "status", &schema::documents(&printed));
         });
     });
 }
