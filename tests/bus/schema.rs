@@ -81,6 +81,10 @@ async fn every_verb_prints_what_the_schema_has() {
     verb("check", &["--config-dir", config]);
     verb("check", &[broken.to_str().unwrap()]);
     verb("plan", &["enf0", "--config-dir", config]);
+    let old = |name: &str| format!("{}/tests/fixtures/import/{name}/enf0.conf", env!("CARGO_MANIFEST_DIR"));
+    verb("import", &[&old("types")]);
+    verb("import", &[&old("syntax")]);
+    verb("import", &[&old("device"), "--output", directory.path().join("new.toml").to_str().unwrap()]);
     verb("lockdown", &["enf0", "on"]);
     verb("lockdown", &["my-tunnel", "off"]);
     let heard = monitored(&bus, || {
