@@ -223,6 +223,8 @@ async fn ended(name: &str) -> Result<(), CliError> {
     let unit = format!("enftun@{name}.service");
     let why = match timeout(PATIENCE, systemd::why_ended(&unit, DAEMON_UNIT)).await {
         Ok(Ok(Ending::Stopped)) => return disconnect(name, &unit).await,
+        // Not the end that systemd asked for: it starts this again.
+        Ok(Ok(Ending::Unasked)) => return Err(CliError::Unasked { tunnel: name.to_owned(), unit }),
         Ok(Ok(Ending::Otherwise(why))) => why,
         Ok(Err(error)) => format!("systemd does not say why this process ends ({})", chain(&error)),
         Err(_) => "systemd does not say why this process ends".to_owned(),

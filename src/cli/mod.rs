@@ -153,6 +153,14 @@ pub enum CliError {
         /// What is wrong.
         why: String,
     },
+    /// The process that follows a tunnel was ended by somebody else than its service manager.
+    #[error("ended by a signal, though nobody stops {unit}: {tunnel} is left as it is")]
+    Unasked {
+        /// The tunnel.
+        tunnel: String,
+        /// Its unit.
+        unit: String,
+    },
     /// The unit of a tunnel is stopped, and the daemon does not hear of it.
     #[error("enftund is not there to disconnect {tunnel}: once it is, `enftunctl disconnect {tunnel}` does")]
     NotDisconnected {
@@ -212,7 +220,9 @@ impl CliError {
     pub fn class(&self) -> Class {
         match self {
             Self::Client(error) => error.class(),
-            Self::Failed { .. } | Self::TimedOut { .. } | Self::NotDisconnected { .. } => Class::Transient,
+            Self::Failed { .. } | Self::TimedOut { .. } | Self::NotDisconnected { .. } | Self::Unasked { .. } => {
+                Class::Transient
+            }
             Self::InError { reason, .. } if reason == "config" => Class::Configuration,
             Self::InError { .. } => Class::Credentials,
             Self::Kernel(error) => error.class(),

@@ -259,6 +259,17 @@ pub struct Identity {
     pub key_file: PathBuf,
     /// The own address is written here after each session start; absolute.
     pub ip_file: Option<PathBuf>,
+    /// Where certificate and key are looked for, in order; at least one.
+    pub source: Vec<Source>,
+}
+
+/// Where a certificate and its key come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// systemd's credentials `NAME.crt` and `NAME.key`.
+    Credentials,
+    /// `cert_file` and `key_file`.
+    Files,
 }
 
 /// `[retry]`.

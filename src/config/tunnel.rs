@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::findings::Severity;
 use super::reader::{Item, Reading, Section, read};
 use super::values::{self, Complaint, Endpoint};
-use super::{Dns, Domain, Enf, Host, Identity, Kind, Lockdown, Remote, Retry, Route, Tun, Tunnel};
+use super::{Dns, Domain, Enf, Host, Identity, Kind, Lockdown, Remote, Retry, Route, Source, Tun, Tunnel};
 
 /// The kinds that this version has.
 const KINDS: &[&str] = &["enf"];
@@ -265,19 +265,23 @@ fn prefix(text: &str, allow_ipv4: bool) -> Result<Vec<IpNet>, Complaint> {
 }
 
 fn identity(name: &str, config_dir: &Path, section: &mut Section<'_>) -> Identity {
-    if let Some(source) = section.take("source") {
-        let sources =
-            source.distinct(values::word(&[("credentials", "credentials"), ("files", "files"), ("tpm", "tpm")]));
-        if sources.iter().any(|source| *source != "files") {
-            source.asks_for("identity source");
-        } else if source.list().is_some_and(|items| items.is_empty()) {
-            source.error(Complaint::new("is empty; a tunnel needs a certificate").help("write [\"files\"]"));
+    let source = section.take("source").map(|item| {
+        let words = [("credentials", Some(Source::Credentials)), ("files", Some(Source::Files)), ("tpm", None)];
+        let sources = item.distinct(values::word(&words));
+        if sources.contains(&None) {
+            item.asks_for("tpm");
+        } else if item.list().is_some_and(|items| items.is_empty()) {
+            item.error(
+                Complaint::new("is empty; a tunnel needs a certificate").help("write [\"credentials\", \"files\"]"),
+            );
         }
-    }
+        sources.into_iter().flatten().collect()
+    });
     Identity {
         cert_file: section.path_or("cert_file", config_dir, &format!("{name}/{name}.crt.pem")),
         key_file: section.path_or("key_file", config_dir, &format!("{name}/{name}.key.pem")),
         ip_file: section.parse("ip_file", values::path(config_dir)),
+        source: source.unwrap_or_else(|| vec![Source::Credentials, Source::Files]),
     }
 }
 

@@ -12,7 +12,7 @@ const UNAVAILABLE: &[(&str, &str)] = &[
     ("router enrol", "the enrolment interface"),
     ("proxy", "reaching a remote through a proxy"),
     ("vsock", "reaching a remote over vsock"),
-    ("identity source", "a certificate from elsewhere than files"),
+    ("tpm", "a key in a TPM"),
 ];
 
 impl Item<'_> {

@@ -36,6 +36,8 @@ trait Job {
 pub enum Ending {
     /// Somebody stops this unit, and neither the whole system nor the unit that it depends on.
     Stopped,
+    /// Nobody asked for it: a stray signal.
+    Unasked,
     /// Anything else, in words.
     Otherwise(String),
 }
@@ -54,7 +56,7 @@ pub async fn why_ended(unit: &str, on: &str) -> zbus::Result<Ending> {
     match job(&connection, &own).await?.as_deref() {
         Some("stop") => {}
         Some(job) => return otherwise(format!("{unit} is to {job}")),
-        None => return otherwise(format!("nobody stops {unit}")),
+        None => return Ok(Ending::Unasked),
     }
     match manager.get_unit(on).await {
         Ok(path) if job(&connection, &path).await?.as_deref() == Some("stop") => {

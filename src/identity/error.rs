@@ -108,6 +108,15 @@ pub enum LoadError {
         /// Its permission bits.
         mode: u32,
     },
+    /// systemd has passed none, and nothing else is a source.
+    #[error(
+        "there are no systemd credentials {tunnel}.crt and {tunnel}.key: have enftund.service load them (LoadCredential=), or \
+         add \"files\" to identity.source"
+    )]
+    NoCredentials {
+        /// The tunnel.
+        tunnel: String,
+    },
     /// Key and certificate are not a pair.
     #[error(
         "the key in {} does not belong to the certificate in {}: one of the two files is from another identity",

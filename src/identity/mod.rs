@@ -1,15 +1,17 @@
-//! Certificates and keys: reads them from files, checks that they fit each other and the clock, and tells which address
+//! Certificates and keys: finds and reads them, checks that they fit each other and the clock, and tells which address
 //! they give. It judges nobody else's certificate (`transport::trust` does), and never writes, shows or logs a key.
 
 mod address;
 mod clock;
 mod error;
+mod source;
 
 pub use address::{address_of, ipv4_of, parse_address, unusable};
 pub(crate) use address::{addresses, common_names};
 pub use clock::{BUILD_EPOCH, clock_is_wrong, day, seconds};
 pub(crate) use error::clock_text;
 pub use error::{LoadError, Part};
+pub use source::{credentials_directory, find};
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -106,7 +108,10 @@ fn private_key(path: &Path) -> Result<Arc<dyn SigningKey>, LoadError> {
     let file = open(Part::Key, path)?;
     let metadata = file.metadata().map_err(|source| unreadable(Part::Key, path, source))?;
     let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
+    // systemd lets the service's user read a credential of root's by an access list, which the group's bits then stand for.
+    let credential = path.parent().map(Path::to_owned) == credentials_directory();
+    let closed_to = if credential { 0o037 } else { 0o077 };
+    if mode & closed_to != 0 {
         return Err(LoadError::KeyOpen { path: path.to_owned(), mode });
     }
     let bytes = read(Part::Key, path, &file)?;

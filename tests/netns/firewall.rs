@@ -6,9 +6,11 @@ use crate::common::certs::{Ca, Leaf};
 use crate::common::client::{Change, Foreground, Tunnel};
 use crate::common::fake_router::{FakeRouter, Manners, server};
 use crate::common::netns::{in_netns_with_tun, ip, sh, try_ip};
+use crate::common::notify::NotifySocket;
 use crate::common::{skip, wait_for};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// A tunnel for everything, and its far end.
 struct World {
@@ -50,13 +52,18 @@ impl World {
 
     /// The program with an nft that does what [`World::nft_does`] says last.
     fn run_with_script(&self) -> Foreground {
+        self.run_with_script_and(":")
+    }
+
+    /// The same with a shell command before.
+    fn run_with_script_and(&self, prepare: &str) -> Foreground {
         let path = self.path();
         sh(&format!(
             "cp {} {path}/nft; printf '#!/bin/sh\\n. {path}/manner\\n' > {path}/script; chmod 755 {path}/script",
             self.nft
         ));
         self.nft_works();
-        self.run(&format!("mount --bind {path}/script {}", self.nft))
+        self.run(&format!("{prepare}; mount --bind {path}/script {}", self.nft))
     }
 
     /// From now on, nft is these lines for `sh`.
@@ -168,6 +175,27 @@ fn an_nft_that_hangs_is_ended_and_leaves_no_process() {
         world.nft_works();
         run.until("connected");
         wait_for("the last one to be gone", || processes(&sleep) == 0 && children(run.child.id()).is_empty());
+    });
+}
+
+#[test]
+fn the_watchdog_is_fed_by_the_actor_and_by_nobody_else() {
+    story("the_watchdog_is_fed_by_the_actor_and_by_nobody_else", |world| {
+        let manager = NotifySocket::new();
+        let asked = format!("export NOTIFY_SOCKET={} WATCHDOG_USEC=300000", manager.path().display());
+        let mut run = world.run_with_script_and(&asked);
+        run.until("connected");
+        (0..3).for_each(|_| drop(manager.until("WATCHDOG=1")));
+        // The actor waits for nft, which is given up after 5 s.
+        world.nft_does("exec sleep 1000");
+        notice();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while manager.next_within(Duration::from_secs(3)).is_some() {
+            assert!(Instant::now() < deadline, "it is fed while the actor waits");
+        }
+        assert!(run.child.try_wait().unwrap().is_none(), "the program itself lives");
+        world.nft_works();
+        manager.until("WATCHDOG=1");
     });
 }
 

@@ -35,7 +35,7 @@ fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
                 lockdown: Lockdown::Boot,
             },
             dns: None,
-            identity: Identity { cert_file: PathBuf::new(), key_file: PathBuf::new(), ip_file: None },
+            identity: Identity { cert_file: PathBuf::new(), key_file: PathBuf::new(), ip_file: None, source: vec![] },
         }),
         remote: Remote {
             hosts: vec![config::Host { host: "router.example.net".into(), port: 443 }],

@@ -1,7 +1,7 @@
 //! A tunnel against far ends of every kind: each case ends in the right state, with the right reason and message. The
 //! program is `enftunctl run`, the kernel and TLS are real; only the far end is made to misbehave.
 
-use crate::common::certs::{Ca, Identity, Leaf};
+use crate::common::certs::{Ca, Identity, Leaf, write};
 use crate::common::client::Tunnel;
 use crate::common::fake_router::{FakeRouter, Manners, client_address, server};
 use crate::common::netns::{Netns, in_netns_with_tun, ip, state_of_host, veth};
@@ -9,6 +9,7 @@ use crate::common::{schema, skip, wait_for};
 use enftun::tunnel::enf::packet::{ROUTER, icmpv6_echo};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ALL_VERSIONS, SupportedProtocolVersion};
+use std::process::Command;
 
 const ONLY_12: &[&SupportedProtocolVersion] = &[&TLS12];
 const ONLY_13: &[&SupportedProtocolVersion] = &[&TLS13];
@@ -245,6 +246,42 @@ fn a_key_that_others_can_read_is_refused_with_the_command_that_mends_it() {
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
         let change = tunnel.run().until("error");
         assert!(change.error.contains("chmod") && change.error.contains("client.key.pem"), "{change:#?}");
+    });
+}
+
+#[test]
+fn systemd_credentials_come_before_files_and_may_be_read_by_the_group() {
+    in_netns_with_tun("systemd_credentials_come_before_files_and_may_be_read_by_the_group", || {
+        let world = World::v3();
+        let router = FakeRouter::start(Manners::Good(world.config()));
+        let tunnel = world.tunnel_to(&router);
+        // What the files hold does not fit.
+        Ca::v3("Other Root").sign_v3(Leaf::new("fd00::1").ip("fd00::1")).write(tunnel.path(), "client");
+        let passed = tempfile::tempdir().unwrap();
+        let pass = |name: &str, content: &str, mode| write(&passed.path().join(name), content.as_bytes(), mode);
+        pass("enf0.crt", &world.client.cert_pem, 0o440);
+        pass("enf0.key", &world.client.key_pem, 0o440);
+        let start = || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_enftunctl"));
+            tunnel.start(tunnel.run_command(&mut command).env("CREDENTIALS_DIRECTORY", passed.path()))
+        };
+        let mut run = start();
+        let change = run.until("connected");
+        assert_eq!(change.line["addresses"][0], "fd00:8f80:1::1234/128", "{change:#?}");
+        assert_eq!(run.interrupt(), Some(0));
+
+        pass("enf0.key", &world.client.key_pem, 0o444);
+        let mut run = start();
+        let change = run.until("error");
+        assert!(change.error.contains("enf0.key is open to others"), "{}", change.error);
+        assert_eq!(run.interrupt(), Some(0));
+
+        // One of the two is a mistake, and no reason to look elsewhere.
+        std::fs::remove_file(passed.path().join("enf0.key")).unwrap();
+        let mut run = start();
+        let change = run.until("error");
+        assert_eq!(change.reason, "credentials-missing");
+        assert!(change.error.contains("enf0.key"), "{}", change.error);
     });
 }
 

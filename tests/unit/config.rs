@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use enftun::config::{self, Enf, Finding, Host, Kind, Lockdown, Severity, Tunnel};
+use enftun::config::{self, Enf, Finding, Host, Kind, Lockdown, Severity, Source, Tunnel};
 use proptest::prelude::*;
 
 fn fixtures() -> PathBuf {
@@ -95,6 +95,7 @@ fn a_tunnel_of_three_lines_gets_the_documented_defaults() {
     assert_eq!((route.allow_ipv4, route.lockdown), (false, Lockdown::Boot));
     assert!(route.trusted_interfaces.is_empty() && route.trusted_groups.is_empty());
     assert_eq!(identity.cert_file, Path::new("/etc/enftun/enf0/enf0.crt.pem"));
+    assert_eq!(identity.source, [Source::Credentials, Source::Files]);
     assert_eq!(identity.key_file, Path::new("/etc/enftun/enf0/enf0.key.pem"));
     assert_eq!(identity.ip_file, None);
     assert_eq!(*dns, None);
@@ -202,6 +203,7 @@ fn every_key_that_is_written_arrives() {
     assert_eq!(identity.cert_file, Path::new("/elsewhere/crt.der"));
     assert_eq!(identity.key_file, Path::new("/etc/enftun/../key.der"));
     assert_eq!(identity.ip_file.as_deref(), Some(Path::new("/etc/enftun/ip")));
+    assert_eq!(identity.source, [Source::Files]);
     let retry = tunnel.retry;
     assert_eq!((retry.first, retry.max), (Duration::from_millis(500), Duration::from_millis(500)));
     assert_eq!((retry.jitter, retry.stable_after), (0.0, Duration::ZERO));

@@ -65,7 +65,7 @@ pub fn start(spec: Spec) -> Session {
 async fn run(spec: Spec) -> Ended {
     let heard_before = |failure| Ended { failure, unheard: false };
     let config::Kind::Enf(enf) = &spec.tunnel.kind;
-    let credentials = match load(enf).await {
+    let credentials = match load(&spec.tunnel).await {
         Ok(credentials) => credentials,
         Err(failure) => return heard_before(failure),
     };
@@ -82,11 +82,16 @@ async fn run(spec: Spec) -> Ended {
     pump.run(link, &spec.reporter).await
 }
 
-/// Certificate and key, read again for every session so that replaced files take effect.
-async fn load(enf: &config::Enf) -> Result<Credentials, Failure> {
-    let (cert_file, key_file) = (enf.identity.cert_file.clone(), enf.identity.key_file.clone());
-    let loaded = tokio::task::spawn_blocking(move || identity::load(&cert_file, &key_file, SystemTime::now())).await;
-    match loaded {
+/// Certificate and key, looked for and read again for every session so that replaced files take effect.
+async fn load(tunnel: &Arc<config::Tunnel>) -> Result<Credentials, Failure> {
+    let tunnel = Arc::clone(tunnel);
+    let load = move || {
+        let config::Kind::Enf(enf) = &tunnel.kind;
+        let passed = identity::credentials_directory();
+        let (cert_file, key_file) = identity::find(&tunnel.name, &enf.identity, passed.as_deref())?;
+        identity::load(&cert_file, &key_file, SystemTime::now())
+    };
+    match tokio::task::spawn_blocking(load).await {
         Ok(result) => result.map_err(|error| Failure::from(&error)),
         Err(error) => Err(Failure::new(Reason::CredentialsMissing, Class::Bug, chain(&error))),
     }
