@@ -8,6 +8,8 @@ mod calls;
 mod check;
 mod cli;
 mod docs;
+mod fake_systemd;
+mod follow;
 mod import;
 mod listener;
 mod metrics;
