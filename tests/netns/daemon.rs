@@ -182,6 +182,35 @@ fn from_a_bus_call_to_a_ping_and_back() {
 }
 
 #[test]
+fn the_shipped_device_connects_once_its_router_is_named_and_its_certificates_are_there() {
+    let test = "the_shipped_device_connects_once_its_router_is_named_and_its_certificates_are_there";
+    story(test, |world| {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/examples/device.toml");
+        let example = std::fs::read_to_string(example).unwrap();
+        // Nobody here knows the router's name, so its address stands there; its certificate carries the example's.
+        let edited = example.replace("hosts = [\"router.example.net\"]", "hosts = [\"192.0.2.2\"]");
+        assert_eq!(edited.lines().zip(example.lines()).filter(|(new, old)| new != old).count(), 1);
+        write(&world.tunnel_file("enf0"), edited.as_bytes(), 0o644);
+        let etc = world.path().join("etc");
+        sh(&format!(
+            "cd {}; cp ca.pem enf.cacert.pem; mkdir enf0; cp -p client.crt.pem enf0/enf0.crt.pem; cp -p client.key.pem enf0/enf0.key.pem",
+            etc.display()
+        ));
+        let check = world.ctl(&["check", "--config-dir", etc.to_str().unwrap()]);
+        assert_eq!((check.status.code(), stdout(check).as_str()), (Some(0), ""));
+        stdout(world.ctl(&["reload"]));
+        watch_the_lan();
+        world.connect();
+        assert!(ping(ROUTER), "{}", world.log());
+        assert!(ping("2001:db8::2"), "it is behind the tunnel, too");
+        assert_eq!(seen_on_the_lan(), 0, "all of it went through the tunnel");
+        stdout(world.ctl(&["disconnect", "enf0", "--wait"]));
+        stdout(world.ctl(&["lockdown", "enf0", "off"]));
+        assert!(ping("2001:db8::2") && seen_on_the_lan() > 0, "the LAN would have carried it");
+    });
+}
+
+#[test]
 fn the_daemon_gives_up_root_for_good_in_every_thread() {
     story("the_daemon_gives_up_root_for_good_in_every_thread", |world| {
         if let Some(why) = no_other_uid() {
