@@ -20,6 +20,8 @@ mod status;
 mod time;
 mod wait;
 
+pub use completions::script as completion_script;
+
 use crate::config::{self, Group, Severity, Tunnel};
 use crate::daemon::Refusal;
 use crate::daemon::in_force::InForceError;

@@ -6,6 +6,7 @@ use crate::common::skip;
 use clap::{ArgAction, Command};
 use enftun::config::{self, Finding, known_keys};
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process;
 
@@ -256,16 +257,29 @@ fn each_shell_reads_its_completions() {
     }
 }
 
-/// What bash offers for the last of `words`.
-fn offered(words: &[&str]) -> Vec<String> {
+/// Runs a script in a shell that has our completions at hand as `$1`, and an `enftunctl` that lists two tunnels.
+fn in_shell(shell: &str, file: &str, script: &str, words: &[&str]) -> Vec<String> {
     let dir = written(completions::scripts());
-    let script = "source \"$1\"; shift; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1))
-                  _enftunctl enftunctl \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD-1]}\"
-                  printf '%s\\n' \"${COMPREPLY[@]}\"";
-    let mut bash = process::Command::new("bash");
-    let output = bash.args(["-c", script, "bash"]).arg(dir.path().join("enftunctl.bash")).args(words).output().unwrap();
+    let list = "#!/bin/sh\n[ \"$*\" = list ] && printf 'NAME   STATE\\nenf0   connected\\nspare  disconnected\\n'\n";
+    let program = dir.path().join("enftunctl");
+    std::fs::write(&program, list).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    let mut command = process::Command::new(shell);
+    // fish has no name for the script.
+    command.args(["-c", script]).args((shell != "fish").then_some(shell)).arg(dir.path().join(file)).args(words);
+    let output = command.env("PATH", path).env("HOME", dir.path()).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// What bash offers for the last of `words`.
+fn offered(words: &[&str]) -> Vec<String> {
+    let script = "source \"$1\"; shift; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1))
+                  [[ $(complete -p enftunctl) =~ -F\\ ([a-z_]+) ]]
+                  ${BASH_REMATCH[1]} enftunctl \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD-1]}\"
+                  printf '%s\\n' \"${COMPREPLY[@]}\"";
+    in_shell("bash", "enftunctl.bash", script, words)
 }
 
 #[test]
@@ -277,6 +291,33 @@ fn bash_completes_verbs_options_and_the_words_of_an_argument() {
     let all = offered(&["enftunctl", ""]);
     for verb in verbs.iter().map(|name| name.split(' ').next().unwrap()) {
         assert!(all.iter().any(|word| word == verb), "{verb}");
+    }
+}
+
+#[test]
+fn shells_complete_the_names_of_tunnels() {
+    let test = "shells_complete_the_names_of_tunnels";
+    assert_eq!(offered(&["enftunctl", "connect", "en"]), ["enf0"]);
+    assert_eq!(offered(&["enftunctl", "up", "sp"]), ["spare"]);
+    assert_eq!(offered(&["enftunctl", "reload", "en"]), [""], "no tunnel belongs there");
+    if has("fish") {
+        let script = "source $argv[1]; complete -C $argv[2]";
+        assert_eq!(in_shell("fish", "enftunctl.fish", script, &["enftunctl connect en"]), ["enf0"]);
+        assert_eq!(in_shell("fish", "enftunctl.fish", script, &["enftunctl connect s"]), ["spare"]);
+        let elsewhere = in_shell("fish", "enftunctl.fish", script, &["enftunctl reload en"]);
+        assert!(!elsewhere.contains(&"enf0".to_owned()), "{elsewhere:?}");
+    } else {
+        skip(test, "fish is not installed");
+    }
+    if has("zsh") {
+        // Outside its line editor zsh completes nothing, so what would be added is looked at.
+        let script = "compdef() { : }; compadd() { shift; print -l -- \"$@\" }; source $1; _enftunctl_tunnels";
+        assert_eq!(in_shell("zsh", "_enftunctl", script, &[]), ["enf0", "spare"]);
+        let (_, script) = completions::scripts().into_iter().find(|(name, _)| name == "_enftunctl").unwrap();
+        let connect = script.split("(connect)\n").nth(1).unwrap().split(";;").next().unwrap();
+        assert!(connect.contains(":_enftunctl_tunnels'"), "{connect}");
+    } else {
+        skip(test, "zsh is not installed");
     }
 }
 
