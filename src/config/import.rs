@@ -435,7 +435,11 @@ impl Translation {
         let mut seen = HashSet::new();
         let written =
             prefixes.into_iter().map(|(prefix, _)| prefix.map_or("default".to_owned(), |net| net.trunc().to_string()));
-        let written: Vec<String> = written.filter(|prefix| seen.insert(prefix.clone())).collect();
+        let mut written: Vec<String> = written.filter(|prefix| seen.insert(prefix.clone())).collect();
+        if written.iter().any(|prefix| prefix == "default") {
+            // Every IPv6 address is in there already.
+            written.retain(|prefix| prefix != "::/0");
+        }
         if written.is_empty() {
             let text = "has nothing in it that can be used, so nothing would belong in the tunnel";
             let help = "write what belongs in it, or \"default\" for everything";

@@ -203,6 +203,31 @@ fn the_configurations_in_the_examples_have_no_findings() {
     assert!(router.is_some() && findings.is_empty(), "{findings:?}");
 }
 
+#[test]
+fn every_unit_is_in_a_page_and_every_page_that_is_referred_to_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages: BTreeSet<String> = man::pages().into_iter().map(|(file, _)| file).collect();
+    let texts: String = pages.iter().map(|file| page(file).1).collect();
+    let mut referred = 0;
+    for unit in std::fs::read_dir(root.join("systemd/system")).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = unit.file_name().unwrap().to_str().unwrap().replace("@.", "@NAME.");
+        assert!(texts.contains(&name), "{name}");
+        let text = std::fs::read_to_string(&unit).unwrap();
+        for reference in text.split_whitespace().filter_map(|word| word.split_once("man:")).map(|(_, page)| page) {
+            let file = reference.trim_end_matches(')').replace('(', ".");
+            assert!(pages.contains(&file), "{name}: {reference}");
+            referred += 1;
+        }
+    }
+    assert!(referred > 10);
+    for line in texts.lines().filter_map(|line| line.strip_prefix(".BR enftun")) {
+        if let Some((name, section)) = line.split_once(" (") {
+            let file = format!("enftun{name}.{}", section.split(')').next().unwrap());
+            assert!(pages.contains(&file), "{line}");
+        }
+    }
+}
+
 /// Writes files into a directory of their own.
 fn written(files: Vec<(String, String)>) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
