@@ -211,6 +211,31 @@ fn the_shipped_device_connects_once_its_router_is_named_and_its_certificates_are
 }
 
 #[test]
+fn a_host_of_the_c_client_connects_with_its_own_file_imported() {
+    story("a_host_of_the_c_client_connects_with_its_own_file_imported", |world| {
+        let etc = world.path().join("etc");
+        let (ca, conf) = (etc.join("ca.pem"), etc.join("enf0.conf"));
+        let old = format!(
+            "tun: {{ dev = \"old0\"; ip_path = \"/bin/ip\"; }};\nremote: {{ hosts = [ \"192.0.2.2\" ]; port = \"443\"; \
+             ca_cert_file = {ca:?}; heartbeat_period = 15000; }};\nroute: {{ fwmark = 0x16c; table = 2098; \
+             prefixes = [ \"fd00:8f80::/32\" ]; }};\nidentity: {{ cert_file = \"client.crt.pem\"; key_file = \"client.key.pem\"; }};\n"
+        );
+        write(&conf, old.as_bytes(), 0o644);
+        let import = ["import", conf.to_str().unwrap(), "--install", "--force", "--config-dir", etc.to_str().unwrap()];
+        stdout(world.ctl(&import));
+        stdout(world.ctl(&["reload"]));
+        world.connect();
+        assert!(ping(ROUTER), "{}", world.log());
+        let status = world.status();
+        assert_eq!(
+            (&status["interface"], &status["fw_mark"], &status["table"]),
+            (&"old0".into(), &364.into(), &2098.into())
+        );
+        assert_eq!(status["routes"], serde_json::json!(["fd00:8f80::/32"]));
+    });
+}
+
+#[test]
 fn the_daemon_gives_up_root_for_good_in_every_thread() {
     story("the_daemon_gives_up_root_for_good_in_every_thread", |world| {
         if let Some(why) = no_other_uid() {
