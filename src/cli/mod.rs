@@ -7,6 +7,7 @@ mod check;
 mod clear;
 mod completions;
 mod follow;
+mod group;
 mod import;
 mod list;
 mod lockdown;
@@ -69,6 +70,8 @@ enum Verb {
     Reconnect(change::Args),
     /// Has a tunnel blocked from boot until it is opened, or only while it is wanted; holds instead of what its file says.
     Lockdown(lockdown::Args),
+    /// Lists the trusted interface groups, and trusts interfaces or does not any more.
+    Group(group::Args),
     /// Waits until a tunnel is in a state.
     Wait(wait::Args),
     /// Tells what happens, until it is interrupted.
@@ -102,6 +105,7 @@ impl Verb {
             Self::Disconnect(args) => change::run(change::Change::Disconnect, args).await,
             Self::Reconnect(args) => change::run(change::Change::Reconnect, args).await,
             Self::Lockdown(args) => lockdown::run(args).await,
+            Self::Group(args) => group::run(args).await,
             Self::Wait(args) => wait::run(args).await,
             Self::Monitor(args) => monitor::run(args).await,
             Self::Metrics(args) => metrics::run(args).await,

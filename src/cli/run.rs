@@ -62,7 +62,8 @@ pub async fn run(args: Run) -> Result<(), CliError> {
     let mut config = config::Config { groups: load_groups(&paths)?, ..config::Config::default() };
     config.tunnels.insert(name.clone(), tunnel);
     let in_force = InForce::open(&paths.runtime, Holder::Run)?;
-    let (daemon, core) = Daemon::new(paths, config, kernel, in_force, LastPlans::default(), Targets::default())
+    let loaded = config::Loaded { config, ..config::Loaded::default() };
+    let (daemon, core) = Daemon::new(paths, loaded, kernel, in_force, LastPlans::default(), Targets::default())
         .map_err(CliError::Start)?;
     let actor = tokio::spawn(daemon.run());
     let me = Caller { name: "enftunctl run".to_owned(), uid: Some(nix::unistd::getuid().as_raw()) };

@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::digest::{Context, SHA256};
+
 use super::findings::{Finding, Severity, Source};
 use super::reader::{self, Reading};
 use super::values::{self, Complaint, quoted};
@@ -23,6 +25,8 @@ pub struct Loaded {
     pub findings: Vec<Finding>,
     /// Tunnels whose files have errors; they are not in `config.tunnels`.
     pub broken: BTreeSet<String>,
+    /// SHA-256 over the names and contents of all files that could be read, in hexadecimal.
+    pub hash: String,
 }
 
 impl Loaded {
@@ -37,21 +41,33 @@ impl Loaded {
 pub fn load(config_dir: &Path) -> Loaded {
     let paths = Paths { config: values::absolute(config_dir), ..Paths::default() };
     let mut loaded = Loaded::default();
+    let mut hash = Context::new(&SHA256);
     let mut groups = None;
-    match read_daemon(&paths.daemon_file()) {
+    match daemon_text(&paths.daemon_file()) {
         Ok(None) => groups = Some(BTreeMap::new()),
-        Ok(Some(reading)) => {
+        Ok(Some(text)) => {
+            add(&mut hash, &paths.daemon_file(), &text);
+            let reading = daemon::parse(&paths.daemon_file(), &text);
             groups = groups_of(&reading);
             let (config, findings) = sound(reading, Some);
-            loaded = Loaded { config: config.unwrap_or_default(), findings, broken: BTreeSet::new() };
+            (loaded.config, loaded.findings) = (config.unwrap_or_default(), findings);
         }
         Err(finding) => loaded.findings.push(finding),
     }
     let mut candidates = Vec::new();
     match tunnel_files(&paths.tunnels_dir()) {
-        Ok(files) => candidates.extend(files.iter().map(|file| Candidate::read(file, &paths.config))),
+        Ok(files) => {
+            for file in files {
+                let text = read_text(&file);
+                if let Ok(text) = &text {
+                    add(&mut hash, &file, text);
+                }
+                candidates.push(Candidate::of(&file, &paths.config, text));
+            }
+        }
         Err(finding) => loaded.findings.push(finding),
     }
+    loaded.hash = hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     compare(&mut candidates, groups.as_ref());
     for candidate in candidates {
         let (tunnel, findings) = candidate.finish();
@@ -78,7 +94,7 @@ pub fn load_daemon(config_dir: &Path) -> (Config, Vec<Finding>) {
 
 /// Reads one tunnel file, wherever it lies; the tunnel is called after it. Nothing it may refer to elsewhere is looked at.
 pub fn load_tunnel(file: &Path, config_dir: &Path) -> (Option<Tunnel>, Vec<Finding>) {
-    let (tunnel, findings) = Candidate::read(file, config_dir).finish();
+    let (tunnel, findings) = Candidate::of(file, config_dir, read_text(file)).finish();
     (tunnel.ok(), findings)
 }
 
@@ -110,6 +126,18 @@ pub fn parse_daemon(file: &Path, text: &str) -> (Option<Config>, Vec<Finding>) {
 pub fn known_keys(text: &str) -> [BTreeSet<String>; 3] {
     let (file, dir) = (Path::new("enf0.toml"), Path::new("/"));
     [daemon::parse(file, text).known, tunnel::parse("enf0", file, dir, text).known, router::parse(file, text).known]
+}
+
+/// Judges one text by itself: `enftun.toml`, a router's file or a tunnel's, told by what stands in it. `file` is only what
+/// findings call it.
+pub fn check_text(file: &Path, config_dir: &Path, text: &str) -> Vec<Finding> {
+    if reader::has_top_level(text, "listen") {
+        router::parse(file, text).findings
+    } else if ["daemon", "groups", "connectivity"].iter().any(|key| reader::has_top_level(text, key)) {
+        daemon::parse(file, text).findings
+    } else {
+        Candidate::parse(file, config_dir, text).finish().1
+    }
 }
 
 /// Judges `files` by themselves and, as far as they are tunnels, with each other and the groups of `config_dir`.
@@ -155,8 +183,8 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn read(file: &Path, config_dir: &Path) -> Self {
-        match read_text(file) {
+    fn of(file: &Path, config_dir: &Path, text: Result<String, Finding>) -> Self {
+        match text {
             Ok(text) => Self::parse(file, config_dir, &text),
             Err(finding) => Self { name: stem(file), content: Err(finding) },
         }
@@ -292,10 +320,22 @@ fn groups_of(reading: &Reading<Config>) -> Option<BTreeMap<String, Group>> {
 }
 
 /// `None` when there is no such file, which is no mistake.
-fn read_daemon(file: &Path) -> Result<Option<Reading<Config>>, Finding> {
+fn daemon_text(file: &Path) -> Result<Option<String>, Finding> {
     match file.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        _ => Ok(Some(daemon::parse(file, &read_text(file)?))),
+        _ => read_text(file).map(Some),
+    }
+}
+
+fn read_daemon(file: &Path) -> Result<Option<Reading<Config>>, Finding> {
+    Ok(daemon_text(file)?.map(|text| daemon::parse(file, &text)))
+}
+
+/// One file: neither its name nor its text can be taken for a part of another.
+fn add(hash: &mut Context, file: &Path, text: &str) {
+    for part in [file.file_name().unwrap_or_default().as_encoded_bytes(), text.as_bytes()] {
+        hash.update(&(part.len() as u64).to_be_bytes());
+        hash.update(part);
     }
 }
 

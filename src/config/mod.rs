@@ -17,8 +17,8 @@ mod values;
 pub use findings::{Finding, Severity, findings_json};
 pub use import::{Imported, import, import_text};
 pub use load::{
-    Loaded, check_files, known_keys, load, load_daemon, load_router, load_tunnel, parse_daemon, parse_router,
-    parse_tunnel,
+    Loaded, check_files, check_text, known_keys, load, load_daemon, load_router, load_tunnel, parse_daemon,
+    parse_router, parse_tunnel,
 };
 
 use std::collections::BTreeMap;
@@ -61,6 +61,14 @@ pub struct Group {
     pub number: u32,
     /// Interface names.
     pub interfaces: Vec<String>,
+}
+
+/// Whether an interface of this name may be trusted; if not, why, in one line.
+pub fn judge_trusted_interface(name: &str) -> Result<(), String> {
+    values::trusted_interface(name).map(drop).map_err(|complaint| match complaint.help {
+        Some(help) => format!("{}; {help}", complaint.text),
+        None => complaint.text,
+    })
 }
 
 /// `[connectivity]`.

@@ -5,6 +5,7 @@ use super::{Caller, Daemon, Refusal, note};
 use crate::config::Lockdown;
 use crate::error::chain;
 use crate::kernel::KernelError;
+use crate::logging::message;
 use crate::plan::{Plan, Scope};
 use crate::state::{Event, Reason, Target, Wanted};
 use std::collections::BTreeSet;
@@ -39,11 +40,11 @@ impl Daemon {
         for name in self.others() {
             let name = name.as_str();
             let why = if broken.contains(name) { "its file cannot be used" } else { "its file is gone" };
-            log::error!(ENFTUN_TUNNEL = name; "{why}, and {name} was blocked: it stays so, as its last plan says. Mend the file \
+            log::error!(MESSAGE_ID = message::KEPT_BLOCKED, ENFTUN_TUNNEL = name; "{why}, and {name} was blocked: it stays so, as its last plan says. Mend the file \
                 (`enftunctl check`) and `enftunctl reload`, or open it: `enftunctl clear {name}`");
         }
         for name in self.in_force.unknown().iter().filter(|name| !self.tunnels.contains_key(*name)) {
-            log::error!(ENFTUN_TUNNEL = name.as_str(); "{name} is to be blocked, and neither a file nor a last plan can be used: nothing \
+            log::error!(MESSAGE_ID = message::KEPT_BLOCKED, ENFTUN_TUNNEL = name.as_str(); "{name} is to be blocked, and neither a file nor a last plan can be used: nothing \
                 passes but loopback, neighbour discovery and DHCP. Mend the file (`enftunctl check`) and `enftunctl reload`, \
                 or open it: `enftunctl clear {name}`");
         }
@@ -190,7 +191,8 @@ impl Daemon {
         if !there && !kept {
             return Err(Refusal::NotFound(name.to_owned()));
         }
-        log::info!(ENFTUN_TUNNEL = name; "lockdown of {name} {}, asked by {caller}", if on { "on" } else { "off" });
+        log::info!(MESSAGE_ID = message::REQUEST, ENFTUN_TUNNEL = name, ENFTUN_REQUEST = "lockdown", ENFTUN_CALLER = caller.to_string();
+            "lockdown of {name} {}, asked by {caller}", if on { "on" } else { "off" });
         let remembered = self.targets.set_lockdown(name, on);
         if there {
             self.lock(name, on).await;

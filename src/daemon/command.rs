@@ -3,6 +3,9 @@
 
 use super::snapshot::Snapshot;
 use crate::error::Class;
+use crate::logging;
+use crate::state::Failure;
+use log::LevelFilter;
 use std::fmt;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -36,14 +39,77 @@ pub enum Request {
     Reconnect(String),
     /// Block it when it is not wanted, or do not, whatever its file says.
     SetLockdown(String, bool),
-    /// Read the configuration again and make it so.
-    Reload,
+    /// Take over what changed outside.
+    Reload(ReloadScope),
+    /// Trust this interface, as a member of this group, until the configuration is read again.
+    Trust {
+        /// The group.
+        group: String,
+        /// The interface.
+        interface: String,
+    },
+    /// Do not trust this member of this group any more, until the configuration is read again.
+    Distrust {
+        /// The group.
+        group: String,
+        /// The interface.
+        interface: String,
+    },
+    /// Log from this level on, until the configuration's own level changes.
+    SetLogLevel(LevelFilter),
+    /// Write the log there.
+    SetLogTarget(logging::Target),
     /// Look now whether all that is ours in the kernel is as it shall be, and put back what is not.
     Verify,
     /// What the kernel shall hold for this tunnel now, and for all tunnels together, as text.
     Plan(String),
     /// End the daemon; the kernel state stays as it is.
     Shutdown,
+}
+
+impl fmt::Display for Request {
+    /// As the log says it behind "refused".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(name) => write!(f, "connect {name}"),
+            Self::Disconnect(name) => write!(f, "disconnect {name}"),
+            Self::Reconnect(name) => write!(f, "reconnect {name}"),
+            Self::SetLockdown(name, on) => write!(f, "lockdown {name} {}", if *on { "on" } else { "off" }),
+            Self::Reload(_) => f.write_str("reload"),
+            Self::Trust { group, interface } => write!(f, "trust in {interface} (group {group})"),
+            Self::Distrust { group, interface } => write!(f, "no more trust in {interface} (group {group})"),
+            Self::SetLogLevel(level) => write!(f, "log level {level}"),
+            Self::SetLogTarget(target) => write!(f, "log target {target}"),
+            Self::Verify => f.write_str("a look at the kernel"),
+            Self::Plan(name) => write!(f, "the plan of {name}"),
+            Self::Shutdown => f.write_str("shutdown"),
+        }
+    }
+}
+
+/// What a reload takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReloadScope {
+    /// The configuration.
+    pub configuration: bool,
+    /// What differs of links, addresses, routes and rules is put back.
+    pub network: bool,
+    /// What differs of the firewall is put back.
+    pub firewall: bool,
+}
+
+impl ReloadScope {
+    /// Everything.
+    pub const ALL: Self = Self { configuration: true, network: true, firewall: true };
+
+    /// As the number on the bus has it: 1 configuration, 2 network, 4 firewall, 0 all; none for others.
+    pub fn from_flags(flags: u32) -> Option<Self> {
+        match flags {
+            0 => Some(Self::ALL),
+            1..8 => Some(Self { configuration: flags & 1 != 0, network: flags & 2 != 0, firewall: flags & 4 != 0 }),
+            _ => None,
+        }
+    }
 }
 
 /// What a request is answered with.
@@ -63,6 +129,18 @@ pub enum Refusal {
     /// No such tunnel.
     #[error("there is no tunnel called \"{0}\"; `enftunctl list` shows those there are")]
     NotFound(String),
+    /// No such trusted group.
+    #[error("there is no group called \"{0}\" in enftun.toml; `enftunctl group list` shows those there are")]
+    NoGroup(String),
+    /// An argument makes no sense.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// It cannot be done on this host.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The kernel does not do it.
+    #[error("{}", .0.text)]
+    Kernel(Failure),
     /// It makes no sense in the present state.
     #[error("{0}")]
     WrongState(String),
@@ -81,8 +159,11 @@ impl Refusal {
     /// The class of the error.
     pub fn class(&self) -> Class {
         match self {
-            Self::NotFound(_) | Self::InvalidConfig(_) => Class::Configuration,
-            Self::Failed(_) => Class::Environment,
+            Self::NotFound(_) | Self::NoGroup(_) | Self::InvalidArgument(_) | Self::InvalidConfig(_) => {
+                Class::Configuration
+            }
+            Self::Kernel(failure) => failure.class,
+            Self::Failed(_) | Self::Unsupported(_) => Class::Environment,
             Self::WrongState(_) | Self::ShuttingDown => Class::Transient,
         }
     }

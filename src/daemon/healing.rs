@@ -4,6 +4,7 @@
 use super::{Daemon, Tampering, push};
 use crate::error::{Class, chain};
 use crate::kernel::KernelError;
+use crate::logging::message;
 use crate::state::{Ended, Event, Failure, Moment, Phase, Reason};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,15 +21,27 @@ const WINDOW: Duration = Duration::from_secs(10);
 impl Daemon {
     /// Something changed in the kernel: whatever of ours is not as it shall be is put back. Whether all was.
     pub(super) async fn heal(&mut self) -> bool {
-        let mut well = true;
         // What all tunnels have together first: the firewall holds what the rest lets out meanwhile.
+        let firewall = self.heal_firewall().await;
+        let network = self.heal_network().await;
+        self.publish();
+        firewall && network
+    }
+
+    /// What all tunnels have together.
+    pub(super) async fn heal_firewall(&mut self) -> bool {
         if !self.in_force.plans().is_empty()
             || !self.in_force.unknown().is_empty()
             || self.tunnels.values().any(|tunnel| tunnel.is_in_kernel())
         {
-            well &= self.heal_host().await;
+            return self.heal_host().await;
         }
-        let mut ours = false;
+        true
+    }
+
+    /// What each tunnel has of its own.
+    pub(super) async fn heal_network(&mut self) -> bool {
+        let (mut well, mut ours) = (true, false);
         if !self.others().is_empty() {
             ours = true;
             let changes = self.hold_others().await;
@@ -47,7 +60,6 @@ impl Daemon {
         if ours {
             self.miss_rules().await;
         }
-        self.publish();
         well
     }
 
@@ -125,7 +137,8 @@ impl Daemon {
     async fn miss_rules(&mut self) {
         let Ok(lost) = self.kernel.lost_rules().await else { return };
         for command in lost.iter().filter(|command| !self.lost_rules.contains(command)) {
-            log::warn!("somebody deleted a rule of the host's own; it is not put back: `{command}` does that");
+            log::warn!(MESSAGE_ID = message::FOREIGN;
+                "somebody deleted a rule of the host's own; it is not put back: `{command}` does that");
         }
         self.lost_rules = lost;
     }
@@ -133,7 +146,7 @@ impl Daemon {
     /// Warns of links whose routes are used although nobody trusts them, once each.
     pub(super) fn warn_of_foreign(&mut self, foreign: BTreeSet<(String, u32)>) {
         for (link, group) in foreign.difference(&self.foreign_groups) {
-            log::warn!(
+            log::warn!(MESSAGE_ID = message::FOREIGN;
                 "{link} is in the link group {group}, which nobody trusts: while any interface is trusted, routes over {link} \
                  are used before those of the tunnels, and only the firewall, where it blocks, holds what takes them; \
                  `ip link set dev {link} group default` takes it out of the group, `trusted_interfaces` trusts it"
@@ -158,7 +171,7 @@ impl Daemon {
         let Some(repair) = repair else { return };
         // Some commands are several lines.
         let what = format!("somebody else changed what belongs to {name}; put back: {}", repair.replace('\n', "; "));
-        log::warn!(ENFTUN_TUNNEL = name; "{what}");
+        log::warn!(MESSAGE_ID = message::TAMPERED, ENFTUN_TUNNEL = name; "{what}");
         self.tampered += 1;
         push(&mut self.tamperings, Arc::new(Tampering { number: self.tampered, what }));
     }

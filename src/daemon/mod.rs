@@ -6,6 +6,7 @@ mod adoption;
 pub mod arguments;
 pub mod command;
 mod healing;
+mod health;
 pub mod in_force;
 pub mod last_plans;
 pub mod lockdown;
@@ -13,15 +14,17 @@ pub mod program;
 pub mod snapshot;
 mod supervised;
 pub mod targets;
+mod trust;
 mod watchdog;
 
-pub use command::{Answer, Caller, Command, Core, Refusal, Request};
-pub use snapshot::{Snapshot, Tampering, Transition, TunnelSnapshot};
+pub use command::{Answer, Caller, Command, Core, Refusal, ReloadScope, Request};
+pub use snapshot::{GroupSnapshot, Snapshot, Tampering, Transition, TunnelSnapshot};
 
-use crate::config::{self, Config, Group, Kind, Loaded, Lockdown};
+use crate::config::{self, Finding, Group, Kind, Loaded, Lockdown};
 use crate::error::{Class, chain};
 use crate::files;
 use crate::kernel::{Applied, HostApplied, Kernel, KernelError, Watch};
+use crate::logging::{self, message};
 use crate::paths::Paths;
 use crate::plan::{Host, Openings, Plan};
 use crate::state::{Effect, Ended, Event, Failure, Moment, Phase, Reason, SessionId, Target, Tick, Wanted};
@@ -47,8 +50,8 @@ use watchdog::Watchdog;
 const QUEUE: usize = 64;
 /// The log target of changes of state, for whoever shows them otherwise.
 pub const STATES: &str = "enftun::states";
-/// A sleep that something else always ends.
-const LONG: Duration = Duration::from_secs(86_400);
+/// The longest sleep: warnings of what time alone brings (a certificate's end) are that late at most.
+const LONG: Duration = Duration::from_secs(3600);
 
 /// The daemon. [`Daemon::run`] consumes it.
 #[derive(Debug)]
@@ -64,8 +67,17 @@ pub struct Daemon {
     foreign_groups: BTreeSet<(String, u32)>,
     /// The level in the configuration file.
     log_level: LevelFilter,
-    /// Trusted interface groups.
+    /// Trusted interface groups as they are now,
     groups: BTreeMap<String, Group>,
+    /// and as the file has them.
+    configured_groups: BTreeMap<String, Group>,
+    /// What was found in the configuration in force.
+    findings: Vec<Finding>,
+    config_hash: String,
+    /// Until the tunnels are back to what they were.
+    starting: bool,
+    /// Tunnels whose target could not be written down.
+    not_remembered: BTreeSet<String>,
     tunnels: BTreeMap<String, Supervised>,
     /// What the kernel holds of them, and of tunnels that are not ours to run.
     in_force: InForce,
@@ -96,12 +108,13 @@ impl Daemon {
     /// [`Daemon::run`].
     pub fn new(
         paths: Paths,
-        config: Config,
+        loaded: Loaded,
         kernel: Kernel,
         in_force: InForce,
         last_plans: LastPlans,
         targets: Targets,
     ) -> io::Result<(Self, Core)> {
+        let Loaded { config, findings, hash: config_hash, .. } = loaded;
         let (command_sender, commands) = mpsc::channel(QUEUE);
         let (reports, events) = mpsc::channel(QUEUE);
         let (published, view) = watch::channel(Arc::default());
@@ -120,7 +133,12 @@ impl Daemon {
             lost_rules: Vec::new(),
             foreign_groups: BTreeSet::new(),
             log_level: config.daemon.log_level,
+            configured_groups: config.groups.clone(),
             groups: config.groups,
+            findings,
+            config_hash,
+            starting: true,
+            not_remembered: BTreeSet::new(),
             tunnels,
             in_force,
             last_plans,
@@ -152,6 +170,8 @@ impl Daemon {
         for name in self.names() {
             self.restore(&name).await;
         }
+        self.starting = false;
+        self.publish();
         loop {
             let due = self.repairs.due().into_iter().chain(self.others_due);
             let repairs = due.map(|due| due.saturating_sub(self.now()));
@@ -165,7 +185,8 @@ impl Daemon {
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) if command.request == Request::Shutdown => {
-                        log::info!("shutting down, asked by {}; what is blocked stays blocked", command.caller);
+                        log::info!(MESSAGE_ID = message::STOPPING, ENFTUN_CALLER = command.caller.to_string();
+                            "shutting down, asked by {}; what is blocked stays blocked", command.caller);
                         self.stop_sessions().await;
                         let _ = command.reply.send(Ok(Answer::Done));
                         return;
@@ -208,14 +229,27 @@ impl Daemon {
             Request::Disconnect(name) => self.ask(name, &caller, "disconnect", Event::Disconnect).await,
             Request::Reconnect(name) => self.ask(name, &caller, "reconnect", Event::Reconnect(Reason::User)).await,
             Request::SetLockdown(name, on) => self.set_lockdown(name, *on, &caller).await.map(|()| Answer::Done),
-            Request::Reload => self.reload(&caller).await,
+            Request::Reload(scope) => self.reload(*scope, &caller).await,
+            Request::Trust { group, interface } => self.set_trust(group, interface, true, &caller).await,
+            Request::Distrust { group, interface } => self.set_trust(group, interface, false, &caller).await,
+            Request::SetLogLevel(level) => {
+                log::set_max_level(*level);
+                self.said(&caller, "log-level", &format!("logging from level {level} on"))
+            }
+            Request::SetLogTarget(target) if logging::set_target(*target) => {
+                self.said(&caller, "log-target", &format!("logging to the {target}"))
+            }
+            Request::SetLogTarget(target) => {
+                Err(Refusal::Unsupported(format!("there is no {target} here to write the log to")))
+            }
             Request::Verify => Ok(Answer::Verified(self.heal().await)),
             Request::Plan(name) => self.plan_text(name).map(Answer::Plan),
             // The loop takes it before it gets here.
             Request::Shutdown => Ok(Answer::Done),
         };
         if let Err(refusal) = &answer {
-            log::warn!("refused {request:?} of {caller}: {refusal}");
+            log::warn!(MESSAGE_ID = message::REFUSED, ENFTUN_CALLER = caller.to_string();
+                "refused {request} to {caller}: {refusal}");
         }
         let _ = reply.send(answer);
     }
@@ -227,8 +261,15 @@ impl Daemon {
                 "{name} is not connected; `enftunctl connect {name}` brings it up"
             )));
         }
-        log::info!(ENFTUN_TUNNEL = name; "{verb} {name}, asked by {caller}");
+        log::info!(MESSAGE_ID = message::REQUEST, ENFTUN_TUNNEL = name, ENFTUN_REQUEST = verb, ENFTUN_CALLER = caller.to_string();
+            "{verb} {name}, asked by {caller}");
         self.feed(name, event).await;
+        Ok(Answer::Done)
+    }
+
+    fn said(&self, caller: &Caller, request: &str, what: &str) -> Result<Answer, Refusal> {
+        log::info!(MESSAGE_ID = message::REQUEST, ENFTUN_REQUEST = request, ENFTUN_CALLER = caller.to_string();
+            "{what}, asked by {caller}");
         Ok(Answer::Done)
     }
 
@@ -307,7 +348,7 @@ impl Daemon {
         let host = self.host(None);
         let HostApplied { changes, arrived, foreign } = self.kernel.apply_host(&host).await?;
         for member in arrived {
-            log::info!("a trusted interface is there: {member}");
+            log::info!(MESSAGE_ID = message::TRUSTED; "a trusted interface is there: {member}");
         }
         self.warn_of_foreign(foreign);
         Ok(changes)
@@ -375,7 +416,13 @@ impl Daemon {
                 None
             }
             Effect::SaveTarget(target) => {
-                if let Err(error) = self.targets.set(name, target) {
+                let remembered = self.targets.set(name, target);
+                if remembered.is_ok() {
+                    self.not_remembered.remove(name);
+                } else {
+                    self.not_remembered.insert(name.to_owned());
+                }
+                if let Err(error) = remembered {
                     log::error!(ENFTUN_TUNNEL = name; "{}; after a restart {name} returns to its old target", chain(&error));
                 }
                 None
@@ -451,13 +498,32 @@ impl Daemon {
         }
     }
 
+    /// Takes over what changed outside: the configuration first, then what differs in the kernel.
+    async fn reload(&mut self, scope: ReloadScope, caller: &Caller) -> Result<Answer, Refusal> {
+        log::info!(MESSAGE_ID = message::REQUEST, ENFTUN_REQUEST = "reload", ENFTUN_CALLER = caller.to_string();
+            "reload, asked by {caller}");
+        if scope.configuration {
+            self.reload_configuration().await?;
+        }
+        if scope.firewall {
+            self.heal_firewall().await;
+        }
+        if scope.network {
+            self.heal_network().await;
+        }
+        self.publish();
+        let failures = self.tunnels.values().filter(|tunnel| tunnel.state.phase == Phase::Error);
+        let failure =
+            failures.filter_map(|tunnel| tunnel.state.last_failure.as_ref()).find(|failure| failure.is_kernel());
+        failure.map_or(Ok(Answer::Done), |failure| Err(Refusal::Kernel(failure.clone())))
+    }
+
     /// Reads the configuration again. With errors nothing changes; otherwise what changed is applied: a tunnel whose
     /// retry, autoconnect, lockdown or name servers alone changed keeps its session, any other change starts a new one.
-    async fn reload(&mut self, caller: &Caller) -> Result<Answer, Refusal> {
-        log::info!("reload, asked by {caller}");
+    async fn reload_configuration(&mut self) -> Result<(), Refusal> {
         let loaded: Loaded = config::load(&self.paths.config);
         for finding in &loaded.findings {
-            log::warn!("{}", finding.one_line());
+            log::warn!(MESSAGE_ID = message::CONFIGURATION; "{}", finding.one_line());
         }
         if loaded.has_errors() {
             let is_error = |finding: &&config::Finding| finding.severity == config::Severity::Error;
@@ -465,7 +531,9 @@ impl Daemon {
                 loaded.findings.iter().filter(is_error).map(|finding| finding.one_line()).collect();
             return Err(Refusal::InvalidConfig(errors.join("; ")));
         }
+        (self.findings, self.config_hash) = (loaded.findings, loaded.hash);
         self.set_log_level(loaded.config.daemon.log_level);
+        self.configured_groups.clone_from(&loaded.config.groups);
         self.groups = loaded.config.groups;
         let mut new = loaded.config.tunnels;
         for name in self.names() {
@@ -485,27 +553,28 @@ impl Daemon {
         }
         self.forget_others().await;
         self.regroup().await;
-        self.publish();
-        Ok(Answer::Done)
+        Ok(())
     }
 
-    /// Applies again what changed with the trusted groups alone.
-    async fn regroup(&mut self) {
+    /// Applies again what changed with the trusted groups alone. What failed, if something did.
+    async fn regroup(&mut self) -> Option<Failure> {
+        let mut failed = None;
         for name in self.names() {
             let Some(tunnel) = self.tunnels.get(&name).filter(|tunnel| tunnel.in_force != Wanted::Open) else {
                 continue;
             };
             if tunnel.plan(&self.groups) != tunnel.applied {
-                self.apply_again(&name).await;
+                failed = self.apply_again(&name).await.or(failed);
             }
         }
+        failed
     }
 
-    /// Brings the plan for the present state into force, which has not changed.
-    async fn apply_again(&mut self, name: &str) {
-        if let failed @ Event::ApplyFailed(_) = self.apply(name).await {
-            self.feed(name, failed).await;
-        }
+    /// Brings the plan for the present state into force, which has not changed. What failed, if something did.
+    async fn apply_again(&mut self, name: &str) -> Option<Failure> {
+        let Event::ApplyFailed(failure) = self.apply(name).await else { return None };
+        self.feed(name, Event::ApplyFailed(failure.clone())).await;
+        Some(failure)
     }
 
     /// A level that was set otherwise, by an argument, stays.
@@ -530,7 +599,7 @@ impl Daemon {
         } else if !up && blocked && lockdown(&old) == Lockdown::Boot && lockdown(&new) != Lockdown::Boot {
             self.feed(name, Event::Unlock).await;
         } else if blocked && tunnel.plan(&self.groups) != tunnel.applied {
-            self.apply_again(name).await;
+            let _ = self.apply_again(name).await;
         }
     }
 
@@ -561,12 +630,21 @@ impl Daemon {
             Phase::Reconnecting => log::Level::Warn,
             _ => log::Level::Info,
         };
+        let kind = match state.phase {
+            Phase::Connected => message::CONNECTED,
+            Phase::Disconnected => message::DISCONNECTED,
+            Phase::Reconnecting => message::LOST,
+            Phase::Error => message::FAILED,
+            Phase::Connecting | Phase::Disconnecting => message::CONNECTING,
+        };
+        let remote = state.link.as_ref().map_or("", |link| &link.remote);
         let detail = match (state.phase, &state.last_failure, &state.link) {
             (Phase::Error | Phase::Reconnecting, Some(failure), _) => format!(": {}", failure.text),
             (Phase::Connected, _, Some(link)) => format!(" to {} ({})", link.remote, link.peer),
             _ => String::new(),
         };
-        log::log!(target: STATES, level, ENFTUN_TUNNEL = name, ENFTUN_STATE = state.phase.as_str(), ENFTUN_REASON = state.reason.as_str();
+        log::log!(target: STATES, level, MESSAGE_ID = kind, ENFTUN_TUNNEL = name, ENFTUN_STATE = state.phase.as_str(),
+            ENFTUN_OLD_STATE = old.as_str(), ENFTUN_REASON = state.reason.as_str(), ENFTUN_REMOTE = remote;
             "{name} is {}{detail}", state.phase);
         self.transitions += 1;
         let transition = Transition {
@@ -583,6 +661,7 @@ impl Daemon {
 
     fn publish(&self) {
         let firewall = self.kernel.firewall();
+        let (groups, warnings) = (self.show_groups(), self.warnings());
         let tunnels = self
             .tunnels
             .iter()
@@ -598,6 +677,10 @@ impl Daemon {
                 firewall: firewall.clone(),
                 tamperings: self.tamperings.clone(),
                 tampered: self.tampered,
+                starting: self.starting,
+                groups: groups.clone(),
+                warnings: warnings.clone(),
+                config_hash: self.config_hash.clone(),
             });
         });
     }

@@ -4,12 +4,12 @@
 use super::in_force::{Holder, InForce, InForceError};
 use super::last_plans::LastPlans;
 use super::targets::Targets;
-use super::{Caller, Core, Daemon, Request, Snapshot};
+use super::{Caller, Core, Daemon, ReloadScope, Request, Snapshot};
 use crate::config::{self, Finding, Loaded};
 use crate::dbus;
 use crate::error::{Class, chain};
 use crate::kernel::{Kernel, KernelError};
-use crate::logging;
+use crate::logging::{self, message};
 use crate::paths::Paths;
 use crate::privileges::{self, PrivilegeError};
 use crate::state::Phase;
@@ -80,16 +80,17 @@ pub fn run(options: &Options) -> Result<(), StartError> {
 
 async fn serve(options: &Options, uid: u32) -> Result<(), StartError> {
     let in_force = InForce::open(&options.paths.runtime, Holder::Daemon)?;
-    let Loaded { config, findings, broken } = config::load(&options.paths.config);
-    tell(&findings);
-    log::set_max_level(options.log_level.unwrap_or(config.daemon.log_level));
+    let loaded: Loaded = config::load(&options.paths.config);
+    tell(&loaded.findings);
+    log::set_max_level(options.log_level.unwrap_or(loaded.config.daemon.log_level));
+    let broken = loaded.broken.clone();
     for tunnel in &broken {
-        log::error!(ENFTUN_TUNNEL = tunnel.as_str(); "{tunnel} is not there until its file is mended and reloaded (`enftunctl check`)");
+        log::error!(MESSAGE_ID = message::CONFIGURATION, ENFTUN_TUNNEL = tunnel.as_str(); "{tunnel} is not there until its file is mended and reloaded (`enftunctl check`)");
     }
     let kernel = Kernel::new(uid, &options.paths.runtime)?;
     let targets = Targets::recover(&options.paths.state);
     let last_plans = LastPlans::load(&options.paths.state);
-    let (mut daemon, core) = Daemon::new(options.paths.clone(), config, kernel, in_force, last_plans, targets)?;
+    let (mut daemon, core) = Daemon::new(options.paths.clone(), loaded, kernel, in_force, last_plans, targets)?;
     daemon.adopt(&broken).await;
     let signals = Signals::new()?;
     let actor = tokio::spawn(daemon.run());
@@ -111,8 +112,8 @@ async fn serve(options: &Options, uid: u32) -> Result<(), StartError> {
 pub(super) fn tell(findings: &[Finding]) {
     for finding in findings {
         match finding.severity {
-            config::Severity::Error => log::error!("{}", finding.one_line()),
-            config::Severity::Warning => log::warn!("{}", finding.one_line()),
+            config::Severity::Error => log::error!(MESSAGE_ID = message::CONFIGURATION; "{}", finding.one_line()),
+            config::Severity::Warning => log::warn!(MESSAGE_ID = message::CONFIGURATION; "{}", finding.one_line()),
         }
     }
 }
@@ -204,7 +205,7 @@ impl Signals {
             let (name, request) = tokio::select! {
                 _ = self.terminate.recv() => ("SIGTERM", Request::Shutdown),
                 _ = self.interrupt.recv() => ("SIGINT", Request::Shutdown),
-                _ = self.hangup.recv() => ("SIGHUP", Request::Reload),
+                _ = self.hangup.recv() => ("SIGHUP", Request::Reload(ReloadScope::ALL)),
             };
             let last = request == Request::Shutdown;
             let answer = core.ask(request, Caller { name: name.to_owned(), uid: None }).await;

@@ -3,6 +3,7 @@
 
 use crate::config::Dns;
 use crate::kernel::Firewall;
+use crate::state::health::Warning;
 use crate::state::{Failure, Phase, Reason, Target, Tls};
 use crate::tunnel::Counters;
 use ipnet::IpNet;
@@ -32,6 +33,29 @@ pub struct Snapshot {
     pub tamperings: VecDeque<Arc<Tampering>>,
     /// How many of them there have been in all.
     pub tampered: u64,
+    /// The tunnels are still being returned to what they were.
+    pub starting: bool,
+    /// Trusted groups by name.
+    pub groups: BTreeMap<String, GroupSnapshot>,
+    /// What somebody should look at, the gravest first.
+    pub warnings: Vec<Warning>,
+    /// SHA-256 of the configuration in force, in hexadecimal.
+    pub config_hash: String,
+}
+
+/// One group of trusted interfaces at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSnapshot {
+    /// Its name.
+    pub name: String,
+    /// The kernel's number of it.
+    pub number: u32,
+    /// The interfaces in the file.
+    pub configured: Vec<String>,
+    /// The interfaces that are trusted now.
+    pub members: Vec<String>,
+    /// Those of them that exist.
+    pub present: Vec<String>,
 }
 
 /// Something that was put back, or how often things were put back.

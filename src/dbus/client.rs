@@ -1,7 +1,7 @@
 //! The daemon as a program on the bus sees it: everything it shows as plain values, the calls that change something, and a
 //! stream of what happens. It knows nothing of how anything is printed.
 
-use super::proxies::{ManagerProxy, TunnelProxy};
+use super::proxies::{ManagerProxy, TrustedGroupProxy, TunnelProxy};
 use super::watch::Watch;
 use super::{ERROR_PREFIX, NAME, path};
 use crate::error::{Class, Exit};
@@ -12,8 +12,8 @@ use zbus::fdo::{self, ObjectManagerProxy};
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, OwnedVariant, Variant};
 
-/// A call that is not answered by then is given up. A reload waits for the kernel, so this is long.
-const ANSWER: Duration = Duration::from_secs(60);
+/// A call that is not answered by then is given up. A reload waits for the kernel, and somebody may have to type a password.
+const ANSWER: Duration = Duration::from_secs(300);
 
 /// All properties of one interface.
 pub(super) type Properties = HashMap<String, OwnedVariant>;
@@ -38,6 +38,14 @@ pub enum ClientError {
     /// No such tunnel.
     #[error("there is no tunnel called {name}; there {}", those(.others))]
     NotFound {
+        /// What was asked for.
+        name: String,
+        /// Those there are.
+        others: Vec<String>,
+    },
+    /// No such trusted group.
+    #[error("there is no group called {name} in enftun.toml; there {}", those(.others))]
+    NoGroup {
         /// What was asked for.
         name: String,
         /// Those there are.
@@ -72,7 +80,7 @@ impl ClientError {
         match self {
             Self::NoBus(_) | Self::NotRunning | Self::Gone | Self::NoAnswer => Class::Transient,
             Self::NotAuthorised(_) | Self::Unreadable(_) | Self::Bus(_) => Class::Environment,
-            Self::NotFound { .. } => Class::Configuration,
+            Self::NotFound { .. } | Self::NoGroup { .. } => Class::Configuration,
             Self::Refused { word, .. } if word == "InvalidConfig" => Class::Configuration,
             Self::Refused { .. } => Class::Transient,
         }
@@ -83,7 +91,7 @@ impl ClientError {
         match self {
             Self::NoBus(_) | Self::NotRunning | Self::Gone => Exit::NotRunning,
             Self::NotAuthorised(_) => Exit::NotAuthorised,
-            Self::NotFound { .. } => Exit::NotFound,
+            Self::NotFound { .. } | Self::NoGroup { .. } => Exit::NotFound,
             Self::NoAnswer => Exit::TimedOut,
             Self::Refused { .. } | Self::Unreadable(_) | Self::Bus(_) => self.class().into(),
         }
@@ -95,7 +103,9 @@ impl From<zbus::Error> for ClientError {
         match error {
             zbus::Error::FDO(error) => match *error {
                 fdo::Error::ServiceUnknown(_) | fdo::Error::NameHasNoOwner(_) => Self::NotRunning,
-                fdo::Error::AccessDenied(text) => Self::NotAuthorised(text),
+                fdo::Error::AccessDenied(text) | fdo::Error::InteractiveAuthorizationRequired(text) => {
+                    Self::NotAuthorised(text)
+                }
                 // What the bus answers for a callee that left without answering.
                 fdo::Error::NoReply(_) => Self::Gone,
                 error => Self::Bus(error.into()),
@@ -147,8 +157,46 @@ pub struct DaemonInfo {
     pub state: String,
     /// Something is blocked right now.
     pub blocking: bool,
+    /// It is still returning the tunnels to what they were.
+    pub startup: bool,
+    /// Whether the network beside the tunnels reaches the internet.
+    pub connectivity: String,
+    /// What it can do.
+    pub features: Vec<String>,
+    /// SHA-256 of the configuration in force.
+    pub config_hash: String,
     /// The host's firewall.
     pub firewall: FirewallInfo,
+    /// What somebody should look at, the gravest first.
+    pub warnings: Vec<WarningInfo>,
+}
+
+/// What somebody should look at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WarningInfo {
+    /// A word for programs.
+    pub code: String,
+    /// `error` or `warning`.
+    pub severity: String,
+    /// The tunnel it is about, where it is about one.
+    pub tunnel: Option<String>,
+    /// One line for people.
+    pub text: String,
+}
+
+/// One group of trusted interfaces.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GroupInfo {
+    /// Its name in `enftun.toml`.
+    pub name: String,
+    /// The kernel's number of it.
+    pub number: u32,
+    /// The interfaces that are trusted now.
+    pub members: Vec<String>,
+    /// Those in the file.
+    pub configured: Vec<String>,
+    /// Those of the members that exist.
+    pub present: Vec<String>,
 }
 
 /// The host's firewall. Times are microseconds since 1970.
@@ -266,6 +314,14 @@ impl Client {
             version: take(&mut daemon, "Version")?,
             state: take(&mut daemon, "State")?,
             blocking: take(&mut daemon, "Blocking")?,
+            startup: take(&mut daemon, "Startup")?,
+            connectivity: take(&mut daemon, "Connectivity")?,
+            features: take(&mut daemon, "Features")?,
+            config_hash: take(&mut daemon, "ConfigHash")?,
+            warnings: take::<Vec<Properties>>(&mut daemon, "Warnings")?
+                .into_iter()
+                .map(warning_info)
+                .collect::<Result<_, _>>()?,
             firewall: FirewallInfo {
                 table: take(&mut firewall, "Table")?,
                 in_force: take(&mut firewall, "InForce")?,
@@ -320,10 +376,60 @@ impl Client {
         }
     }
 
+    /// The trusted groups by name.
+    pub async fn groups(&self) -> Result<Vec<GroupInfo>, ClientError> {
+        let objects = ObjectManagerProxy::new(&self.connection, NAME, path::ROOT).await?.get_managed_objects().await?;
+        let of_group = |mut interfaces: HashMap<_, Properties>| interfaces.remove("org.enftun.Enftun1.TrustedGroup");
+        let mut groups =
+            objects.into_values().filter_map(of_group).map(group_info).collect::<Result<Vec<_>, ClientError>>()?;
+        groups.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(groups)
+    }
+
+    /// Trusts an interface as a member of a group, or does not any more; returns when it is in force.
+    pub async fn trust(&self, group: &str, interface: &str, trusted: bool) -> Result<(), ClientError> {
+        let manager = ManagerProxy::new(&self.connection).await?;
+        let path = match manager.get_group(group).await.map_err(ClientError::from) {
+            Err(ClientError::Refused { word, .. }) if word == "NotFound" => {
+                let others = self.groups().await?.into_iter().map(|group| group.name).collect();
+                return Err(ClientError::NoGroup { name: group.to_owned(), others });
+            }
+            path => path?,
+        };
+        let group = TrustedGroupProxy::builder(&self.connection)
+            .path(path)
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await?;
+        match trusted {
+            true => Ok(group.add_interface(interface).await?),
+            false => Ok(group.remove_interface(interface).await?),
+        }
+    }
+
     /// What happens from now on.
     pub async fn watch(&self) -> Result<Watch, ClientError> {
         Watch::new(&self.connection).await
     }
+}
+
+fn warning_info(mut warning: Properties) -> Result<WarningInfo, ClientError> {
+    Ok(WarningInfo {
+        code: take(&mut warning, "code")?,
+        severity: take(&mut warning, "severity")?,
+        tunnel: warning.contains_key("tunnel").then(|| take(&mut warning, "tunnel")).transpose()?,
+        text: take(&mut warning, "text")?,
+    })
+}
+
+fn group_info(mut group: Properties) -> Result<GroupInfo, ClientError> {
+    Ok(GroupInfo {
+        name: take(&mut group, "Name")?,
+        number: take(&mut group, "Number")?,
+        members: take(&mut group, "Members")?,
+        configured: take(&mut group, "Configured")?,
+        present: take(&mut group, "Present")?,
+    })
 }
 
 fn tunnel_info(mut tunnel: Properties, mut statistics: Properties) -> Result<TunnelInfo, ClientError> {

@@ -1,20 +1,28 @@
 //! Follows the daemon's snapshots and tells the bus what changed: objects that came and went, the properties that have
-//! another value, every change of state in order, and every repair. One task; it alone sends signals.
+//! another value, every change of state in order, every repair, and counters as often as somebody asked. One task; it alone
+//! sends signals, but for that of a property which a caller has just set.
 
 use super::gate::Gate;
-use super::objects::{Firewall, Manager, Statistics, Tunnel};
-use super::path;
-use crate::daemon::{Core, Snapshot, TunnelSnapshot};
+use super::objects::{Firewall, LogControl, Manager, Refresh, Statistics, TrustedGroup, Tunnel};
+use super::validation::Validator;
+use super::{path, polkit};
+use crate::daemon::{Core, GroupSnapshot, Snapshot, TunnelSnapshot};
+use futures_util::StreamExt;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 use zbus::connection::Builder;
 use zbus::fdo::{ObjectManager, Properties};
 use zbus::object_server::{Interface, SignalEmitter};
 use zbus::{Connection, OwnedVariant, Variant};
 
 type Values = HashMap<String, OwnedVariant>;
+
+/// A sleep that something else always ends.
+const LONG: Duration = Duration::from_secs(86_400);
 
 /// The values of a served interface as the bus last heard them.
 struct Served<I> {
@@ -24,9 +32,20 @@ struct Served<I> {
     silent: &'static [&'static str],
 }
 
-struct Entry {
+/// The objects of one tunnel.
+struct OfTunnel {
     current: watch::Sender<Arc<TunnelSnapshot>>,
     tunnel: Served<Tunnel>,
+    statistics: Served<Statistics>,
+    /// How often the counters are told, and when they are due.
+    rate: Duration,
+    due: Option<Instant>,
+}
+
+/// The object of one trusted group.
+struct OfGroup {
+    current: watch::Sender<GroupSnapshot>,
+    group: Served<TrustedGroup>,
 }
 
 /// The state of the task, and the objects it serves.
@@ -37,7 +56,10 @@ pub(super) struct Follower {
     gate: Gate,
     manager: Served<Manager>,
     firewall: Served<Firewall>,
-    tunnels: BTreeMap<String, Entry>,
+    tunnels: BTreeMap<String, OfTunnel>,
+    groups: BTreeMap<String, OfGroup>,
+    /// Wakes the task when somebody says how often counters are told.
+    refreshed: Arc<tokio::sync::Notify>,
     /// The number of the last change of state that was told.
     told: u64,
     /// The number of the last repair that was told.
@@ -52,41 +74,64 @@ impl Follower {
         let (announced, heard) = watch::channel(first.generation);
         let (shown, seen) = watch::channel(first.clone());
         let gate = Gate::new(core, own_uid, heard);
-        let manager = Manager { gate: gate.clone(), shown: seen.clone() };
+        let manager = Manager { gate: gate.clone(), shown: seen.clone(), validator: Validator::default() };
         let firewall = Firewall { gate: gate.clone(), shown: seen };
         let mut follower = Self {
             snapshots,
             shown,
             announced,
             gate,
-            manager: Served { object: manager, told: Values::new(), silent: &[] },
-            firewall: Served { object: firewall, told: Values::new(), silent: &Firewall::SILENT },
+            manager: Served::new(manager),
+            firewall: Served { silent: &Firewall::SILENT, ..Served::new(firewall) },
             tunnels: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            refreshed: Arc::default(),
             told: first.transitions,
             told_of_repairs: first.tampered,
         };
         for tunnel in first.tunnels.values() {
-            follower.tunnels.insert(tunnel.name.clone(), follower.entry(tunnel));
+            follower.tunnels.insert(tunnel.name.clone(), follower.of_tunnel(tunnel));
+        }
+        for group in first.groups.values() {
+            follower.groups.insert(group.name.clone(), follower.of_group(group));
         }
         follower
     }
 
-    fn entry(&self, snapshot: &Arc<TunnelSnapshot>) -> Entry {
+    fn of_tunnel(&self, snapshot: &Arc<TunnelSnapshot>) -> OfTunnel {
         let (current, seen) = watch::channel(snapshot.clone());
-        let object = Tunnel { name: snapshot.name.clone(), gate: self.gate.clone(), current: seen };
-        Entry { current, tunnel: Served { object, told: Values::new(), silent: &[] } }
+        let tunnel = Tunnel { name: snapshot.name.clone(), gate: self.gate.clone(), current: seen.clone() };
+        let refresh = Refresh::new(self.refreshed.clone());
+        let statistics = Statistics { current: seen, gate: self.gate.clone(), refresh };
+        OfTunnel {
+            current,
+            tunnel: Served::new(tunnel),
+            statistics: Served { silent: &Statistics::SILENT, ..Served::new(statistics) },
+            rate: Duration::ZERO,
+            due: None,
+        }
+    }
+
+    fn of_group(&self, snapshot: &GroupSnapshot) -> OfGroup {
+        let (current, seen) = watch::channel(snapshot.clone());
+        let group = TrustedGroup { name: snapshot.name.clone(), gate: self.gate.clone(), current: seen };
+        OfGroup { current, group: Served::new(group) }
     }
 
     /// Registers every object of the present snapshot, before anybody can call.
     pub fn register<'a>(&self, mut builder: Builder<'a>) -> Builder<'a> {
         builder = builder
+            .serve_at(path::LOG_CONTROL, LogControl { gate: self.gate.clone() })
             .serve_at(path::ROOT, ObjectManager)
             .serve_at(path::ROOT, self.firewall.object.clone())
             .serve_at(path::ROOT, self.manager.object.clone());
+        for (name, entry) in &self.groups {
+            builder = builder.serve_at(path::of_group(name).into_inner(), entry.group.object.clone());
+        }
         for (name, entry) in &self.tunnels {
             let path = path::of_tunnel(name).into_inner();
             builder = builder
-                .serve_at(path.clone(), Statistics { current: entry.current.subscribe() })
+                .serve_at(path.clone(), entry.statistics.object.clone())
                 .serve_at(path, entry.tunnel.object.clone());
         }
         builder
@@ -99,11 +144,32 @@ impl Follower {
         for (name, entry) in &mut self.tunnels {
             entry.tunnel.told = values(&entry.tunnel.object, connection, &path::of_tunnel(name)).await?;
         }
-        while self.snapshots.changed().await.is_ok() {
-            let next = self.snapshots.borrow_and_update().clone();
-            self.tell(next, connection).await?;
+        for (name, entry) in &mut self.groups {
+            entry.group.told = values(&entry.group.object, connection, &path::of_group(name)).await?;
         }
-        Ok(())
+        // Without a bus there is no polkit.
+        let mut permissions = match connection.is_bus() {
+            true => polkit::changes(connection).await?.boxed(),
+            false => futures_util::stream::pending().boxed(),
+        };
+        let refreshed = self.refreshed.clone();
+        loop {
+            let due = self.tunnels.values().filter_map(|entry| entry.due).min();
+            tokio::select! {
+                changed = self.snapshots.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    let next = self.snapshots.borrow_and_update().clone();
+                    self.tell(next, connection).await?;
+                }
+                Some(()) = permissions.next() => {
+                    Manager::permissions_changed(&SignalEmitter::new(connection, path::ROOT)?).await?;
+                }
+                () = refreshed.notified() => self.schedule(connection).await?,
+                () = sleep_until(due.unwrap_or_else(|| Instant::now() + LONG)) => self.tell_counters(connection).await?,
+            }
+        }
     }
 
     /// New objects first and gone objects last, so that every signal in between belongs to an object that is there;
@@ -117,11 +183,16 @@ impl Follower {
                 changed.push(name);
             }
         }
+        for (name, snapshot) in &next.groups {
+            if let Some(entry) = self.groups.get(name) {
+                entry.current.send_replace(snapshot.clone());
+            }
+        }
         self.shown.send_replace(next.clone());
         // From here on every read answers with the new values, however slowly the bus takes the signals.
         for (name, snapshot) in &next.tunnels {
             if !self.tunnels.contains_key(name) {
-                self.add(snapshot, connection).await?;
+                self.add_tunnel(snapshot, connection).await?;
             }
         }
         for name in changed {
@@ -129,29 +200,81 @@ impl Follower {
                 entry.tunnel.tell(connection, &path::of_tunnel(name)).await?;
             }
         }
+        for (name, snapshot) in &next.groups {
+            match self.groups.get_mut(name) {
+                Some(entry) => entry.group.tell(connection, &path::of_group(name)).await?,
+                None => self.add_group(snapshot, connection).await?,
+            }
+        }
         self.manager.tell(connection, path::ROOT).await?;
         self.firewall.tell(connection, path::ROOT).await?;
         self.tell_repairs(&next, connection).await?;
         self.tell_transitions(&next, connection).await?;
-        let gone: Vec<String> = self.tunnels.keys().filter(|name| !next.tunnels.contains_key(*name)).cloned().collect();
-        for name in gone {
-            let path = path::of_tunnel(&name);
-            connection.object_server().remove::<Tunnel, _>(&path).await?;
-            connection.object_server().remove::<Statistics, _>(&path).await?;
-            self.tunnels.remove(&name);
-        }
+        self.remove_gone(&next, connection).await?;
         self.announced.send_replace(next.generation);
         Ok(())
     }
 
-    async fn add(&mut self, snapshot: &Arc<TunnelSnapshot>, connection: &Connection) -> zbus::Result<()> {
+    async fn add_tunnel(&mut self, snapshot: &Arc<TunnelSnapshot>, connection: &Connection) -> zbus::Result<()> {
         let path = path::of_tunnel(&snapshot.name);
-        let mut entry = self.entry(snapshot);
+        let mut entry = self.of_tunnel(snapshot);
         entry.tunnel.told = values(&entry.tunnel.object, connection, &path).await?;
         let server = connection.object_server();
-        server.at(&path, Statistics { current: entry.current.subscribe() }).await?;
+        server.at(&path, entry.statistics.object.clone()).await?;
         server.at(&path, entry.tunnel.object.clone()).await?;
         self.tunnels.insert(snapshot.name.clone(), entry);
+        Ok(())
+    }
+
+    async fn add_group(&mut self, snapshot: &GroupSnapshot, connection: &Connection) -> zbus::Result<()> {
+        let path = path::of_group(&snapshot.name);
+        let mut entry = self.of_group(snapshot);
+        entry.group.told = values(&entry.group.object, connection, &path).await?;
+        connection.object_server().at(&path, entry.group.object.clone()).await?;
+        self.groups.insert(snapshot.name.clone(), entry);
+        Ok(())
+    }
+
+    async fn remove_gone(&mut self, next: &Snapshot, connection: &Connection) -> zbus::Result<()> {
+        let server = connection.object_server();
+        let gone: Vec<String> = self.tunnels.keys().filter(|name| !next.tunnels.contains_key(*name)).cloned().collect();
+        for name in gone {
+            let path = path::of_tunnel(&name);
+            server.remove::<Tunnel, _>(&path).await?;
+            server.remove::<Statistics, _>(&path).await?;
+            self.tunnels.remove(&name);
+        }
+        let gone: Vec<String> = self.groups.keys().filter(|name| !next.groups.contains_key(*name)).cloned().collect();
+        for name in gone {
+            server.remove::<TrustedGroup, _>(&path::of_group(&name)).await?;
+            self.groups.remove(&name);
+        }
+        Ok(())
+    }
+
+    /// Takes over how often somebody wants to hear of the counters. What they were before is not told.
+    async fn schedule(&mut self, connection: &Connection) -> zbus::Result<()> {
+        for (name, entry) in &mut self.tunnels {
+            let rate = entry.statistics.object.refresh.rate();
+            if rate == entry.rate {
+                continue;
+            }
+            entry.rate = rate;
+            entry.due = (!rate.is_zero()).then(|| Instant::now() + rate);
+            entry.statistics.told = values(&entry.statistics.object, connection, &path::of_tunnel(name)).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the counters that are due.
+    async fn tell_counters(&mut self, connection: &Connection) -> zbus::Result<()> {
+        let now = Instant::now();
+        for (name, entry) in &mut self.tunnels {
+            if entry.due.is_some_and(|due| due <= now) {
+                entry.due = Some(now + entry.rate);
+                entry.statistics.tell(connection, &path::of_tunnel(name)).await?;
+            }
+        }
         Ok(())
     }
 
@@ -187,6 +310,10 @@ impl Follower {
 }
 
 impl<I: Interface> Served<I> {
+    fn new(object: I) -> Self {
+        Self { object, told: Values::new(), silent: &[] }
+    }
+
     /// One PropertiesChanged with exactly those properties that have another value than the bus last heard.
     async fn tell(&mut self, connection: &Connection, path: &str) -> zbus::Result<()> {
         let now = values(&self.object, connection, path).await?;

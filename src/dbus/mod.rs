@@ -9,9 +9,11 @@ mod follow;
 mod gate;
 mod objects;
 pub mod path;
+mod polkit;
 mod proxies;
 pub mod resolved;
 pub mod systemd;
+mod validation;
 mod watch;
 
 use crate::daemon::Core;
@@ -97,7 +99,7 @@ impl Drop for Bus {
 }
 
 /// Puts the daemon on the system bus (`DBUS_SYSTEM_BUS_ADDRESS`, else the usual socket): all objects first, then the name.
-/// `own_uid` is the user the daemon runs as; besides root, only that user may change anything.
+/// `own_uid` is the user the daemon runs as; that user and root need not ask polkit.
 pub async fn serve(core: Core, own_uid: u32) -> Result<Bus, BusError> {
     serve_with(Builder::system(), core, own_uid).await
 }

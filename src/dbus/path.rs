@@ -9,6 +9,17 @@ pub const ROOT: &str = "/org/enftun/Enftun1";
 /// Above each tunnel's object.
 pub const TUNNELS: &str = "/org/enftun/Enftun1/tunnel";
 
+/// Above each trusted group's object.
+pub const GROUPS: &str = "/org/enftun/Enftun1/group";
+
+/// Where `systemctl service-log-level` looks.
+pub const LOG_CONTROL: &str = "/org/freedesktop/LogControl1";
+
+/// `/org/enftun/Enftun1/group/NAME`, the name escaped.
+pub fn of_group(name: &str) -> OwnedObjectPath {
+    OwnedObjectPath::try_from(format!("{GROUPS}/{}", escape(name))).unwrap_or_default()
+}
+
 /// `/org/enftun/Enftun1/tunnel/NAME`, the name escaped.
 pub fn of_tunnel(name: &str) -> OwnedObjectPath {
     OwnedObjectPath::try_from(format!("{TUNNELS}/{}", escape(name))).unwrap_or_default()

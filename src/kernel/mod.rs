@@ -61,6 +61,11 @@ pub struct Kernel {
     firewall: Firewall,
 }
 
+/// Whether there is an interface of this name, in the network namespace of the calling thread.
+pub fn exists(interface: &str) -> bool {
+    nix::net::if_::if_nametoindex(interface).is_ok()
+}
+
 /// A device whose descriptor we hold.
 #[derive(Debug)]
 struct Held {

@@ -19,8 +19,8 @@ macro_rules! words {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.pad(self.as_str())
             }
         }
@@ -107,6 +107,13 @@ impl Failure {
     /// A failure with its one-line text.
     pub fn new(reason: Reason, class: Class, text: impl Into<String>) -> Self {
         Self { reason, class, text: text.into() }
+    }
+}
+
+impl Failure {
+    /// The kernel could not be brought to hold what it shall.
+    pub fn is_kernel(&self) -> bool {
+        matches!(self.reason, Reason::FirewallFailed | Reason::RouteFailed)
     }
 }
 

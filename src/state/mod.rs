@@ -14,6 +14,7 @@
 
 mod backoff;
 mod failure;
+pub mod health;
 
 pub use backoff::Backoff;
 pub(crate) use failure::words;
@@ -22,7 +23,6 @@ pub use failure::{Failure, Reason};
 use crate::config::{Lockdown, Retry};
 use crate::error::Class;
 use ipnet::IpNet;
-use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -1,7 +1,6 @@
 //! What a session counts. The counters outlive sessions: they belong to the tunnel, and every reader sees them without a lock.
 
 use crate::state::words;
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 words! {

@@ -14,6 +14,7 @@ mod import;
 mod listener;
 mod metrics;
 mod peer;
+mod polkit;
 mod presence;
 mod reads;
 mod schema;

@@ -13,6 +13,7 @@ const NAME: &str = "org.enftun.Enftun1";
 const ROOT: &str = "/org/enftun/Enftun1";
 const ENF0: &str = "/org/enftun/Enftun1/tunnel/enf0";
 const FIREWALL: &str = "org.enftun.Enftun1.Firewall";
+const MANAGER: &str = "org.enftun.Enftun1.Manager";
 const TUNNEL: &str = "org.enftun.Enftun1.Tunnel";
 const STATISTICS: &str = "org.enftun.Enftun1.Tunnel.Statistics";
 
@@ -70,7 +71,7 @@ async fn every_property_of_a_live_tunnel_reads_as_documented() {
         ("Blocking", "b true".to_owned()),
         ("Tunnels", format!("ao 1 \"{ENF0}\"")),
     ] {
-        assert_eq!(property(&bus, ROOT, "org.enftun.Enftun1.Manager", name), value, "{name}");
+        assert_eq!(property(&bus, ROOT, MANAGER, name), value, "{name}");
     }
 }
 
@@ -151,7 +152,7 @@ async fn a_plan_is_the_daemons_answer_and_an_unknown_tunnel_has_none() {
     let Some(bus) = PrivateBus::start("a_plan_is_the_daemons_answer_and_an_unknown_tunnel_has_none") else { return };
     let (daemon, core) = Simulation::new(&["enf0"]);
     let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
-    let get = |name: &str| bus.busctl(&["call", NAME, ROOT, "org.enftun.Enftun1.Manager", "GetPlan", "s", name]);
+    let get = |name: &str| bus.busctl(&["call", NAME, ROOT, MANAGER, "GetPlan", "s", name]);
     assert_eq!(stdout(get("enf0")), "s \"# tunnel enf0\\n\"\n");
     daemon.refuse(enftun::daemon::Refusal::NotFound("enf9".to_owned()));
     let complaint = stderr(get("enf9"));
@@ -205,9 +206,7 @@ async fn a_tunnel_is_found_by_name_and_by_interface() {
     let (daemon, core) = Simulation::new(&["my-tunnel"]);
     daemon.tunnel("my-tunnel", |tunnel| tunnel.interface = Some("enf9".to_owned()));
     let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
-    let call = |method: &str, argument: &str| {
-        bus.busctl(&["call", NAME, ROOT, "org.enftun.Enftun1.Manager", method, "s", argument])
-    };
+    let call = |method: &str, argument: &str| bus.busctl(&["call", NAME, ROOT, MANAGER, method, "s", argument]);
     let found = "o \"/org/enftun/Enftun1/tunnel/my_2dtunnel\"\n";
     assert_eq!(stdout(call("GetTunnel", "my-tunnel")), found);
     assert_eq!(stdout(call("GetTunnelByInterface", "enf9")), found);
@@ -229,11 +228,11 @@ async fn anybody_may_read_everything() {
     let read = |args: &[&str]| stdout(bus.busctl_as_nobody(args));
     assert_eq!(read(&["get-property", NAME, ENF0, TUNNEL, "State"]), "s \"disconnected\"\n");
     assert_eq!(read(&["get-property", NAME, ENF0, STATISTICS, "RxBytes"]), "t 0\n");
-    assert!(read(&["call", NAME, ROOT, "org.enftun.Enftun1.Manager", "GetTunnel", "s", "enf0"]).contains(ENF0));
+    assert!(read(&["call", NAME, ROOT, MANAGER, "GetTunnel", "s", "enf0"]).contains(ENF0));
     assert!(read(&["call", NAME, ROOT, "org.freedesktop.DBus.ObjectManager", "GetManagedObjects"]).contains(ENF0));
     assert_eq!(read(&["call", NAME, ROOT, FIREWALL, "Verify"]), "b true\n");
     assert_eq!(read(&["get-property", NAME, ROOT, FIREWALL, "InForce"]), "b true\n");
-    assert!(read(&["call", NAME, ROOT, "org.enftun.Enftun1.Manager", "GetPlan", "s", "enf0"]).contains("enf0"));
+    assert!(read(&["call", NAME, ROOT, MANAGER, "GetPlan", "s", "enf0"]).contains("enf0"));
     assert!(read(&["introspect", NAME, ENF0]).contains("StateChanged"));
     assert_eq!(read(&["call", NAME, ENF0, "org.freedesktop.DBus.Peer", "Ping"]), "");
 }
@@ -253,10 +252,7 @@ async fn properties_answer_while_the_daemon_answers_nothing() {
     daemon.transition("enf0", Phase::Connecting, Reason::User);
     bus.shows("enf0", "State", "s \"connecting\"");
     assert_eq!(property(&bus, ENF0, STATISTICS, "RxBytes"), "t 0");
-    assert!(
-        stdout(bus.busctl(&["call", NAME, ROOT, "org.enftun.Enftun1.Manager", "GetTunnel", "s", "enf0"]))
-            .contains(ENF0)
-    );
+    assert!(stdout(bus.busctl(&["call", NAME, ROOT, MANAGER, "GetTunnel", "s", "enf0"])).contains(ENF0));
     assert!(calls.iter_mut().all(|call| call.try_wait().unwrap().is_none()), "a call was answered");
     // The control: once the daemon answers, they end.
     held.reply.send(Ok(Answer::Done)).unwrap();
@@ -306,13 +302,18 @@ fn members(xml: &str, interface: &str) -> BTreeMap<String, String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_live_objects_are_exactly_what_the_xml_files_say() {
     let Some(bus) = PrivateBus::start("the_live_objects_are_exactly_what_the_xml_files_say") else { return };
-    let (_daemon, core) = Simulation::new(&["enf0"]);
+    let (daemon, core) = Simulation::new(&["enf0"]);
+    daemon.group("lan", |_| ());
     let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
     let mut served = BTreeSet::new();
     let mut documented = BTreeSet::new();
-    for (path, interface, own) in
-        [(ROOT, "org.enftun.Enftun1.Manager", 9), (ROOT, FIREWALL, 7), (ENF0, TUNNEL, 27), (ENF0, STATISTICS, 9)]
-    {
+    for (path, interface, own) in [
+        (ROOT, MANAGER, 19),
+        (ROOT, FIREWALL, 7),
+        (ENF0, TUNNEL, 28),
+        (ENF0, STATISTICS, 10),
+        ("/org/enftun/Enftun1/group/lan", "org.enftun.Enftun1.TrustedGroup", 7),
+    ] {
         let file = format!("{}/dbus/{interface}.xml", env!("CARGO_MANIFEST_DIR"));
         let contract = members(&std::fs::read_to_string(file).unwrap(), interface);
         assert_eq!(contract.len(), own, "{interface}: {:?}", contract.keys());

@@ -1,10 +1,11 @@
 //! A daemon without a tunnel: it answers requests as the real one does and publishes the snapshots a test asks for.
 
 use enftun::daemon::{
-    Answer, Caller, Command, Core, Refusal, Request, Snapshot, Tampering, Transition, TunnelSnapshot,
+    Answer, Caller, Command, Core, GroupSnapshot, Refusal, Request, Snapshot, Tampering, Transition, TunnelSnapshot,
 };
 use enftun::error::Class;
 use enftun::kernel::Firewall;
+use enftun::state::health::Warning;
 use enftun::state::{Failure, Phase, Reason, Target, Tls};
 use enftun::tunnel::Counters;
 use std::sync::{Arc, Mutex};
@@ -21,6 +22,9 @@ pub struct Simulation {
 
 /// 2026-01-02 03:04:05 UTC
 pub const SINCE: u64 = 1_767_323_045;
+
+/// SHA-256 of nothing.
+pub const CONFIG_HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 pub fn time(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
@@ -70,6 +74,16 @@ fn tunnel(name: &str) -> TunnelSnapshot {
     }
 }
 
+fn group(name: &str) -> GroupSnapshot {
+    GroupSnapshot {
+        name: name.to_owned(),
+        number: 364,
+        configured: vec!["eth1".to_owned(), "wlan0".to_owned()],
+        members: vec!["eth1".to_owned(), "wlan0".to_owned()],
+        present: vec!["eth1".to_owned()],
+    }
+}
+
 impl Simulation {
     /// A daemon with these tunnels that answers every request.
     pub fn new(tunnels: &[&str]) -> (Self, Core) {
@@ -93,7 +107,8 @@ impl Simulation {
             generation: 3,
             verified: Some(time(SINCE)),
         };
-        let first = Snapshot { generation: 1, tunnels, firewall, ..Snapshot::default() };
+        let config_hash = CONFIG_HASH.to_owned();
+        let first = Snapshot { generation: 1, tunnels, firewall, config_hash, ..Snapshot::default() };
         let (snapshot, seen) = watch::channel(Arc::new(first));
         let simulation = Self { snapshot, asked: Arc::default(), refuse: Arc::default(), late: Arc::default() };
         (simulation, Core::new(send, seen), commands)
@@ -129,7 +144,12 @@ impl Simulation {
             // As it shall be is what was shown to be.
             Request::Verify => answer = Answer::Verified(self.snapshot.borrow().firewall.in_force),
             Request::Plan(name) => answer = Answer::Plan(format!("# tunnel {name}\n")),
-            Request::Reload | Request::Shutdown => {}
+            Request::Trust { group, interface } => self.group(group, |group| group.members.push(interface.clone())),
+            Request::Distrust { group, interface } => {
+                self.group(group, |group| group.members.retain(|member| member != interface));
+            }
+            Request::SetLogLevel(level) => log::set_max_level(*level),
+            Request::SetLogTarget(_) | Request::Reload(_) | Request::Shutdown => {}
         }
         // Only now: a test that sees the request sees what it caused, too.
         self.asked.lock().unwrap().push(asked);
@@ -169,6 +189,16 @@ impl Simulation {
     /// Publishes one snapshot with these changes to one tunnel.
     pub fn tunnel(&self, name: &str, change: impl FnOnce(&mut TunnelSnapshot)) {
         self.edit(|snapshot| change(Arc::make_mut(snapshot.tunnels.get_mut(name).unwrap())));
+    }
+
+    /// Publishes one snapshot with these changes to one trusted group, which is there from then on.
+    pub fn group(&self, name: &str, change: impl FnOnce(&mut GroupSnapshot)) {
+        self.edit(|snapshot| change(snapshot.groups.entry(name.to_owned()).or_insert_with(|| group(name))));
+    }
+
+    /// Publishes one snapshot with this warning, too.
+    pub fn warn(&self, warning: Warning) {
+        self.edit(|snapshot| snapshot.warnings.push(warning));
     }
 
     pub fn add(&self, name: &str) {

@@ -8,6 +8,7 @@ pub mod fake_router;
 pub mod netns;
 pub mod notify;
 pub mod openmetrics;
+pub mod polkit;
 pub mod schema;
 
 use std::time::{Duration, Instant};

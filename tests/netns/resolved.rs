@@ -5,6 +5,7 @@
 use crate::common::bus::{PrivateBus, daemon_user, has, no_other_uid, own_uid, stdout};
 use crate::common::certs::{Ca, Leaf, write};
 use crate::common::netns::{Netns, Running, in_netns_with_tun, ip, sh, veth};
+use crate::common::polkit::Polkit;
 use crate::common::{skip, wait_for};
 use nix::sched::{CloneFlags, unshare};
 use std::fs;
@@ -23,7 +24,6 @@ const OUTSIDE: &str = "203.0.113.1";
 const EVERY_NAME: &str = "[dns]\nservers = [\"fd00:8f80:1::1\"]\n";
 const MANAGER: [&str; 3] =
     ["org.freedesktop.resolve1", "/org/freedesktop/resolve1", "org.freedesktop.resolve1.Manager"];
-const POLKITD: [&str; 2] = ["/usr/lib/polkit-1/polkitd", "/usr/libexec/polkitd"];
 
 /// Where systemd-resolved is: the host's, or the one that `tests/run` unpacks because a package would change the host.
 fn unpacked(path: &str) -> Option<PathBuf> {
@@ -39,6 +39,7 @@ struct World {
     router: Option<Running>,
     daemon: Option<Running>,
     resolved: Option<Running>,
+    polkit: Option<Polkit>,
     _others: Vec<Running>,
 }
 
@@ -65,6 +66,7 @@ fn story(test: &str, tell: impl FnOnce(&mut World) + Send) {
             router: None,
             daemon: None,
             resolved: None,
+            polkit: None,
             _others: Vec::new(),
         };
         world.write_files();
@@ -86,10 +88,7 @@ impl World {
     }
 
     fn write_files(&self) {
-        sh(&format!(
-            "cd {}; chmod 755 .; mkdir -p etc/tunnels state run systemd resolve actions rules.d no-rules.d",
-            self.path().display()
-        ));
+        sh(&format!("cd {}; chmod 755 .; mkdir -p etc/tunnels state run systemd resolve", self.path().display()));
         let ca = Ca::v3("Test Root");
         ca.write(self.path(), "etc/ca");
         ca.sign_v3(Leaf::new("router.example.net").dns("router.example.net")).write(self.path(), "router");
@@ -103,11 +102,6 @@ impl World {
              [tun]\ndev = \"enfr0\"\naddresses = [\"{ROUTER}/64\"]\n"
         );
         write(&self.path().join("router.toml"), router.as_bytes(), 0o644);
-        // Neither our own rule nor resolved's actions are this host's.
-        let rules = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("dbus/org.enftun.Enftun1.rules"));
-        self.allow(&rules.unwrap().replace("\"enftun\"", "\"nobody\""));
-        let actions = "usr/share/polkit-1/actions/org.freedesktop.resolve1.policy";
-        fs::copy(unpacked(actions).unwrap(), self.path().join("actions/resolve1.policy")).unwrap();
         let policy = fs::read_to_string(unpacked("usr/share/dbus-1/system.d/org.freedesktop.resolve1.conf").unwrap());
         let policy = policy.unwrap().replace("\"systemd-resolve\"", &format!("\"{}\"", resolved_user()));
         self.bus.add_policy("org.freedesktop.resolve1.conf", &policy);
@@ -178,31 +172,17 @@ impl World {
     }
 
     fn start_polkitd(&mut self) -> bool {
-        let Some(polkitd) = POLKITD.iter().find(|path| Path::new(path).exists()) else { return false };
-        let policy = "/usr/share/dbus-1/system.d/org.freedesktop.PolicyKit1.conf";
-        self.bus.add_policy("org.freedesktop.PolicyKit1.conf", &fs::read_to_string(policy).unwrap());
-        sh(&format!(
-            "cd {}
-             mount --bind actions /usr/share/polkit-1/actions
-             mount --bind rules.d /usr/share/polkit-1/rules.d
-             mount --bind no-rules.d /etc/polkit-1/rules.d",
-            self.path().display()
-        ));
-        let mut command = self.bus.command(polkitd);
-        self._others.push(Running(command.arg("--no-debug").stderr(Stdio::null()).spawn().unwrap()));
-        wait_for("polkitd", || self.on_the_bus("org.freedesktop.PolicyKit1"));
-        true
+        // Neither our own rule nor resolved's actions are this host's.
+        let actions = unpacked("usr/share/polkit-1/actions/org.freedesktop.resolve1.policy").unwrap();
+        let rule = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("dbus/org.enftun.Enftun1.rules"));
+        let rule = rule.unwrap().replace("\"enftun\"", "\"nobody\"");
+        self.polkit = Polkit::start_with(&self.bus, &[&actions], &rule);
+        self.polkit.is_some()
     }
 
     /// What polkitd may allow.
     fn allow(&self, rules: &str) {
-        write(&self.path().join("rules.d/org.enftun.Enftun1.rules"), rules.as_bytes(), 0o644);
-    }
-
-    fn on_the_bus(&self, name: &str) -> bool {
-        let bus = "org.freedesktop.DBus";
-        let asked = self.bus.busctl(&["call", bus, "/org/freedesktop/DBus", bus, "NameHasOwner", "s", name]);
-        stdout(asked).trim() == "b true"
+        self.polkit.as_ref().unwrap().rule(rules);
     }
 
     /// A resolved that knows nothing of an earlier one, and of the LAN's name server.
@@ -212,7 +192,7 @@ impl World {
         let mut command = self.bus.command(unpacked("lib/systemd/systemd-resolved").unwrap());
         let log = fs::File::create(self.path().join("resolved-log")).unwrap();
         self.resolved = Some(Running(command.stderr(log).spawn().unwrap()));
-        wait_for("systemd-resolved", || self.on_the_bus(MANAGER[0]));
+        wait_for("systemd-resolved", || self.bus.has(MANAGER[0]));
         let server = ["ia(iay)", &index("lan0"), "1", "2", "4", "192", "0", "2", "2"];
         stdout(self.resolved_call("SetLinkDNS", &server));
         stdout(self.resolved_call("SetLinkDomains", &["ia(sb)", &index("lan0"), "0"]));
@@ -232,7 +212,7 @@ impl World {
 
     fn stop_resolved(&mut self) {
         self.resolved = None;
-        wait_for("resolved to be gone", || !self.on_the_bus(MANAGER[0]));
+        wait_for("resolved to be gone", || !self.bus.has(MANAGER[0]));
     }
 
     fn resolved_call(&self, method: &str, arguments: &[&str]) -> Output {
