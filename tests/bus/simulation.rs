@@ -5,7 +5,6 @@ use enftun::daemon::{
 };
 use enftun::error::Class;
 use enftun::kernel::Firewall;
-use enftun::state::health::Warning;
 use enftun::state::{Failure, Phase, Reason, Target, Tls};
 use enftun::tunnel::Counters;
 use std::sync::{Arc, Mutex};
@@ -194,11 +193,6 @@ impl Simulation {
     /// Publishes one snapshot with these changes to one trusted group, which is there from then on.
     pub fn group(&self, name: &str, change: impl FnOnce(&mut GroupSnapshot)) {
         self.edit(|snapshot| change(snapshot.groups.entry(name.to_owned()).or_insert_with(|| group(name))));
-    }
-
-    /// Publishes one snapshot with this warning, too.
-    pub fn warn(&self, warning: Warning) {
-        self.edit(|snapshot| snapshot.warnings.push(warning));
     }
 
     pub fn add(&self, name: &str) {
