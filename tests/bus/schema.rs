@@ -4,7 +4,9 @@ use crate::common::bus::{PrivateBus, own_uid};
 use crate::common::schema::{ENFTUNCTL, ROUTER, documents, faults, hold, no_validator};
 use crate::common::skip;
 use crate::simulation::{Simulation, failure};
+use enftun::config::Severity;
 use enftun::dbus::{self, Bus};
+use enftun::state::health::{Code, Warning};
 use enftun::state::{Phase, Reason};
 use enftun::tunnel::DropReason;
 use serde_json::{Value, json};
@@ -43,6 +45,11 @@ async fn two_tunnels(bus: &PrivateBus) -> (Simulation, Bus) {
     daemon.connected("enf0");
     daemon.counters("enf0").dropped_tx(DropReason::TooBig);
     daemon.fail("my-tunnel", Phase::Error, failure(Reason::KeyMismatch, "the key is another's"));
+    daemon.group("lan", |_| ());
+    daemon.edit(|snapshot| {
+        let warning = Warning::new(Code::CertificateExpires, Severity::Error, "the own certificate expires in 6 days");
+        snapshot.warnings = vec![warning.clone().of("enf0"), warning];
+    });
     daemon.tunnel("my-tunnel", |tunnel| tunnel.next_attempt = Some(std::time::SystemTime::now()));
     bus.shows("my-tunnel", "State", "s \"error\"");
     (daemon, served)
@@ -85,6 +92,7 @@ async fn every_verb_prints_what_the_schema_has() {
     verb("import", &[&old("types")]);
     verb("import", &[&old("syntax")]);
     verb("import", &[&old("device"), "--output", directory.path().join("new.toml").to_str().unwrap()]);
+    verb("group list", &[]);
     verb("lockdown", &["enf0", "on"]);
     verb("lockdown", &["my-tunnel", "off"]);
     let heard = monitored(&bus, || {
