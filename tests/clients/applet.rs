@@ -4,8 +4,10 @@ use crate::common::bus::{PrivateBus, has, own_uid};
 use crate::common::skip;
 use crate::desktop::{Applet, Desktop, eventually};
 use crate::simulation::{Simulation, failure};
+use enftun::config::Severity;
 use enftun::daemon::{Refusal, Request};
 use enftun::dbus::{self, Bus};
+use enftun::state::health::{Code, Warning};
 use enftun::state::{Phase, Reason};
 use std::process::Output;
 
@@ -119,6 +121,40 @@ Quit this applet
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn warnings_are_in_the_menu_and_on_the_icon_until_they_are_over() {
+    let Some(scene) = scene("warnings_are_in_the_menu_and_on_the_icon_until_they_are_over").await else { return };
+    scene.applet.shows(DISCONNECTED).await;
+    let icon = async || scene.applet.read::<Vec<(i32, i32, Vec<u8>)>>("IconPixmap").await.unwrap();
+    let before = icon().await;
+    let grave = Warning::new(Code::HostRuleMissing, Severity::Error, "a rule of the host is gone");
+    let other = Warning::new(Code::CertificateExpires, Severity::Warning, "the certificate expires in 12 days");
+    scene.daemon.edit(|snapshot| snapshot.warnings = vec![grave, other.of("enf0")]);
+    let warned = "\
+- enftun: disconnected
+- Traffic has no way around the tunnels
+----
+enf0: disconnected
+    Connect
+    - Disconnect
+    - Reconnect
+----
+- Error: a rule of the host is gone
+- Warning: enf0: the certificate expires in 12 days
+----
+Quit this applet
+";
+    scene.applet.shows(warned).await;
+    let tooltip = scene.applet.tooltip().await;
+    assert!(tooltip.ends_with("is gone\nWarning: enf0: the certificate expires in 12 days"), "{tooltip}");
+    assert_eq!(scene.applet.read::<String>("Status").await.unwrap(), "NeedsAttention");
+    assert_ne!(icon().await, before);
+    scene.daemon.edit(|snapshot| snapshot.warnings.clear());
+    scene.applet.shows(DISCONNECTED).await;
+    assert_eq!(scene.applet.read::<String>("Status").await.unwrap(), "Active");
+    assert_eq!(icon().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_daemon_goes_and_comes() {
     let Some(Scene { applet, daemon, served, bus, desktop: _desktop }) = scene("the_daemon_goes_and_comes").await
     else {
@@ -177,7 +213,18 @@ async fn there_is_one_applet_in_a_session_until_it_is_told_to_quit() {
     let second = scene.desktop.applet_command(&scene.bus).output().unwrap();
     assert_eq!(complaint(&second), "enftun-applet: it runs in this session already\n");
     scene.applet.click(&["Quit this applet"]).await;
-    eventually("the applet to end", async || scene.applet.process.has_ended()).await;
+    eventually("the applet to end", async || scene.applet.process.outcome().is_some_and(|outcome| outcome.success()))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_ends_with_the_session() {
+    let Some(mut scene) = scene("it_ends_with_the_session").await else { return };
+    scene.applet.shows(DISCONNECTED).await;
+    assert!(scene.applet.process.outcome().is_none());
+    scene.desktop.log_out();
+    eventually("the applet to end", async || scene.applet.process.outcome().is_some_and(|outcome| outcome.success()))
+        .await;
 }
 
 #[test]
@@ -193,6 +240,16 @@ fn the_program_explains_itself() {
     assert_eq!(run(&["--nonsense"]).status.code(), Some(2));
     let nowhere = complaint(&run(&[]));
     assert!(nowhere.starts_with("enftun-applet: cannot reach the session bus"), "{nowhere}");
+}
+
+#[test]
+fn it_needs_nothing_of_the_library() {
+    let bin = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin");
+    let uses = |file: &std::path::Path| std::fs::read_to_string(file).unwrap().contains("enftun::");
+    assert!(uses(&bin.join("enftund.rs")), "what does need it is recognised");
+    let files = std::fs::read_dir(bin.join("enftun-applet")).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<_> = files.inspect(|file| assert!(!uses(file), "{}", file.display())).collect();
+    assert!(files.len() > 5);
 }
 
 #[test]

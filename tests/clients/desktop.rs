@@ -8,10 +8,11 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use zbus::{Connection, OwnedVariant, Variant};
 
@@ -69,8 +70,9 @@ impl Running {
         Self(command.process_group(0).stdin(Stdio::null()).spawn().unwrap())
     }
 
-    pub fn has_ended(&mut self) -> bool {
-        self.0.try_wait().unwrap().is_some()
+    /// How it ended, if it has.
+    pub fn outcome(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().unwrap()
     }
 }
 
@@ -88,7 +90,7 @@ pub struct Desktop {
     _manager: Option<Running>,
     server: Option<Running>,
     display: String,
-    _session: Running,
+    session: Option<Running>,
     directory: tempfile::TempDir,
 }
 
@@ -112,7 +114,14 @@ impl Desktop {
         command.args(["--nofork", "--nopidfile", "--config-file"]).arg(&config);
         let session = Running::start(in_session(&mut command, dir, "").stderr(Stdio::null()));
         wait_for("the session bus to listen", || UnixStream::connect(dir.join("session")).is_ok());
-        Some(Self { panel: None, _manager: None, server: None, display: String::new(), _session: session, directory })
+        Some(Self {
+            panel: None,
+            _manager: None,
+            server: None,
+            display: String::new(),
+            session: Some(session),
+            directory,
+        })
     }
 
     /// All of it, with an empty panel; none, said loudly, where a program is missing.
@@ -167,6 +176,11 @@ impl Desktop {
         self.panel = None;
     }
 
+    /// Ends the session bus under its clients.
+    pub fn log_out(&mut self) {
+        self.session = None;
+    }
+
     pub fn screen(&self) -> Screen {
         Screen::new(self.directory.path().join("Xvfb_screen0"))
     }
@@ -195,7 +209,20 @@ impl Desktop {
 
     /// Starts the applet, with `bus` for the system bus, and waits until it is on the session bus.
     pub async fn applet(&self, bus: &PrivateBus) -> Applet {
-        let process = Running::start(&mut self.applet_command(bus));
+        self.run(&mut self.applet_command(bus)).await
+    }
+
+    /// The same as uid 65534. Ask `no_other_uid` first.
+    pub async fn applet_of_nobody(&self, bus: &PrivateBus) -> Applet {
+        fs::set_permissions(self.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let program = bus.place(env!("CARGO_BIN_EXE_enftun-applet"));
+        let mut command = self.command("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(program);
+        self.run(command.env("DBUS_SYSTEM_BUS_ADDRESS", bus.address())).await
+    }
+
+    async fn run(&self, command: &mut Command) -> Applet {
+        let process = Running::start(command);
         let connection = self.connect().await;
         let applet = Applet { process, connection };
         eventually("the applet to be on the session bus", async || applet.title().await.is_ok()).await;

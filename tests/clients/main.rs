@@ -10,4 +10,5 @@ mod simulation;
 mod applet;
 mod desktop;
 mod panel;
+mod permissions;
 mod screen;

@@ -5,8 +5,10 @@ use crate::common::bus::{PrivateBus, own_uid};
 use crate::desktop::{Desktop, eventually, watcher};
 use crate::screen::{Area, Picture};
 use crate::simulation::Simulation;
+use enftun::config::Severity;
 use enftun::daemon::Request;
 use enftun::dbus;
+use enftun::state::health::{Code, Warning};
 use enftun::state::{Phase, Target};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,14 +18,19 @@ fn pictures() -> Option<PathBuf> {
     std::env::var_os("ENFTUN_PICTURES").map(|directory| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(directory))
 }
 
-/// Two tunnels, in one snapshot.
-fn put(daemon: &Simulation, tunnels: [(Target, Phase); 2], blocking: bool) {
+/// Two tunnels, in one snapshot, with or without a warning.
+fn put(daemon: &Simulation, tunnels: [(Target, Phase); 2], blocking: bool, warned: bool) {
     daemon.edit(|snapshot| {
+        snapshot.warnings = if warned { vec![warning()] } else { Vec::new() };
         for (tunnel, (target, state)) in snapshot.tunnels.values_mut().zip(tunnels) {
             let tunnel = Arc::make_mut(tunnel);
             (tunnel.target, tunnel.state, tunnel.blocking) = (target, state, blocking);
         }
     });
+}
+
+fn warning() -> Warning {
+    Warning::new(Code::CertificateExpires, Severity::Warning, "the certificate expires in 12 days").of("enf0")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,20 +45,21 @@ async fn the_panel_shows_a_shape_of_its_own_for_each_state_and_nothing_in_the_en
 
     let (off, on) = ((Target::Down, Phase::Disconnected), (Target::Up, Phase::Connected));
     let (dialling, failed) = ((Target::Up, Phase::Connecting), (Target::Up, Phase::Error));
-    put(&daemon, [off, off], false);
+    put(&daemon, [off, off], false, false);
     let applet = desktop.applet(&bus).await;
     let connection = desktop.connect().await;
     eventually("the panel to have it", async || watcher(&connection).await.unwrap().len() == 1).await;
     let (first, _) = screen.settled(|picture| picture.difference(&empty)).await;
     let mut shown = vec![("disconnected", first)];
-    for (name, tunnels) in [
-        ("disconnected, blocked", [off, off]),
-        ("connecting", [dialling, off]),
-        ("connected", [on, on]),
-        ("degraded", [on, dialling]),
-        ("error", [failed, off]),
+    for (name, tunnels, warned) in [
+        ("disconnected, blocked", [off, off], false),
+        ("connecting", [dialling, off], false),
+        ("connected", [on, on], false),
+        ("connected, with a warning", [on, on], true),
+        ("degraded", [on, dialling], false),
+        ("error", [failed, off], false),
     ] {
-        put(&daemon, tunnels, true);
+        put(&daemon, tunnels, true, warned);
         let last = shown.last().unwrap().1.clone();
         let (picture, _) = screen.settled(|picture| picture.difference(&last)).await;
         shown.push((name, picture));
@@ -75,7 +83,7 @@ async fn the_panel_shows_a_shape_of_its_own_for_each_state_and_nothing_in_the_en
     }
     let green = |at: usize| icons[at].1.count([0x2e, 0xa0, 0x4e]);
     assert!(
-        green(3) >= 50 && green(5) == 0,
+        green(3) >= 50 && green(6) == 0,
         "connected is green, {} pixels, and an error is not: {}",
         green(3),
         green(5)
@@ -113,6 +121,7 @@ async fn a_person_opens_the_menu_with_the_mouse_and_disconnects() {
     let (daemon, core) = Simulation::new(&["enf0", "office"]);
     let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
     daemon.connected("enf0");
+    daemon.edit(|snapshot| snapshot.warnings.push(warning()));
     desktop.paint("#41607a");
     let screen = desktop.screen();
     let (empty, ()) = screen.settled(|picture| (picture.pixel(400, 400) != [255; 3]).then_some(())).await;
@@ -123,14 +132,13 @@ async fn a_person_opens_the_menu_with_the_mouse_and_disconnects() {
     desktop.input(&["mousemove", &x, &y]);
     let (pointed, _) = screen.settled(|picture| picture.difference(&icon)).await;
     desktop.input(&["click", "1"]);
-    let grown = |picture: &Picture, from: &Picture| {
-        picture.difference(from).filter(|area| area.right - area.left > 80 && area.bottom - area.top > 60)
-    };
-    let (menu, _) = screen.settled(|picture| grown(picture, &pointed)).await;
+    // Only menus are white.
+    let white = |picture: &Picture| picture.count([255; 3]);
+    let (menu, ()) = screen.settled(|picture| (white(picture) > 10_000).then_some(())).await;
     // The first entry that is not grey is the first tunnel, and the first of its own is to disconnect it.
     desktop.input(&["key", "Down"]);
     desktop.input(&["key", "Right"]);
-    let (opened, _) = screen.settled(|picture| grown(picture, &menu)).await;
+    let (opened, ()) = screen.settled(|picture| (white(picture) > white(&menu) + 5_000).then_some(())).await;
     if let Some(directory) = pictures() {
         let area = opened.difference(&pointed).unwrap();
         let area = Area { left: area.left - 24, top: 0, right: opened.width, bottom: area.bottom + 24 };

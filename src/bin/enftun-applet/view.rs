@@ -45,6 +45,8 @@ pub struct Tunnel {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Warning {
     pub severity: String,
+    /// The name of the tunnel it is about, if it is about one.
+    pub tunnel: String,
     pub text: String,
 }
 
@@ -174,12 +176,13 @@ impl Tunnel {
 
 impl Warning {
     fn of(properties: &Properties) -> Self {
-        Self { severity: get(properties, "severity"), text: get(properties, "text") }
+        let get = |name| get(properties, name);
+        Self { severity: get("severity"), tunnel: get("tunnel"), text: get("text") }
     }
 
     pub fn line(&self) -> String {
-        let severity = if self.severity.is_empty() { "warning" } else { &self.severity };
-        format!("{}: {}", capital(severity), self.text)
+        let parts = [capital(&self.severity), self.tunnel.clone(), self.text.clone()];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
     }
 }
 
