@@ -17,3 +17,4 @@ mod machine;
 
 mod boot;
 mod packages;
+mod units;
