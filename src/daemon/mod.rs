@@ -171,6 +171,7 @@ impl Daemon {
             self.restore(&name).await;
         }
         self.starting = false;
+        log::info!(MESSAGE_ID = message::STARTED; "enftund {} runs; tunnels: {}", env!("CARGO_PKG_VERSION"), self.tunnels.len());
         self.publish();
         loop {
             let due = self.repairs.due().into_iter().chain(self.others_due);

@@ -3,7 +3,7 @@
 use crate::common::bus::{PrivateBus, has, own_uid, stderr, stdout};
 use crate::common::{skip, wait_for};
 use crate::listener::{Listener, Signal};
-use crate::simulation::{CONFIG_HASH, Simulation, failure};
+use crate::simulation::{CONFIG_HASH, LOG_LEVEL, Simulation, failure};
 use enftun::config::Severity;
 use enftun::daemon::{Refusal, ReloadScope, Request};
 use enftun::dbus;
@@ -296,6 +296,7 @@ async fn the_log_of_the_running_daemon_is_changed_as_systemctl_does_it() {
     let set = |name: &str, value: &str| bus.busctl(&["set-property", NAME, LOG[0], LOG[1], name, "s", value]);
     assert_eq!(get("SyslogIdentifier"), "s \"enftund\"");
     assert_eq!(get("LogTarget"), "s \"console\"");
+    let _level = LOG_LEVEL.lock().await;
     let before = log::max_level();
     for (word, level, read) in [
         ("debug", log::LevelFilter::Debug, "debug"),

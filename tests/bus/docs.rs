@@ -1,7 +1,8 @@
 //! What the documentation shows is what happens.
 
 use crate::common::bus::{PrivateBus, own_uid, stdout};
-use crate::simulation::{SINCE, Simulation, time};
+use crate::common::wait_for;
+use crate::simulation::{LOG_LEVEL, SINCE, Simulation, time};
 use enftun::dbus;
 use enftun::state::Reason;
 use enftun::tunnel::DropReason;
@@ -48,11 +49,18 @@ async fn every_command_in_dbus_md_works() {
     let (daemon, core) = Simulation::new(&["enf0"]);
     let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
     daemon.connected("enf0");
+    daemon.group("lan", |_| ());
+    let group = ["introspect", dbus::NAME, "/org/enftun/Enftun1/group/lan"];
+    wait_for("the group", || bus.busctl(&group).status.success());
+    daemon.connect_at_once();
+    let _level = LOG_LEVEL.lock().await;
+    let level = log::max_level();
     let text = document("dbus.md");
     let commands: Vec<&str> = blocks(&text, "sh").iter().flat_map(|block| block.lines()).collect();
-    assert_eq!(commands.len(), 19);
+    assert_eq!(commands.len(), 26);
     run(&bus, &commands);
-    assert_eq!(daemon.requests().len(), 7, "the calls reached the daemon");
+    log::set_max_level(level);
+    assert_eq!(daemon.requests().len(), 11, "the calls reached the daemon");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,14 +84,14 @@ fn dbus_md_lists_every_reason_and_every_property() {
     let words: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
     assert_eq!(reasons, words);
     let mut properties = 0;
-    let files =
-        ["Tunnel", "Firewall"].map(|name| format!("{}/dbus/org.enftun.Enftun1.{name}.xml", env!("CARGO_MANIFEST_DIR")));
+    let files = ["Manager", "Tunnel", "Firewall", "TrustedGroup"]
+        .map(|name| format!("{}/dbus/org.enftun.Enftun1.{name}.xml", env!("CARGO_MANIFEST_DIR")));
     let xml = files.map(|file| std::fs::read_to_string(file).unwrap()).concat();
     for property in xml.split("<property name=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
         assert!(text.contains(&format!("`{property}`")), "{property}");
         properties += 1;
     }
-    assert_eq!(properties, 28);
+    assert_eq!(properties, 43);
 }
 
 #[tokio::test(flavor = "multi_thread")]

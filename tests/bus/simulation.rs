@@ -7,6 +7,7 @@ use enftun::error::Class;
 use enftun::kernel::Firewall;
 use enftun::state::{Failure, Phase, Reason, Target, Tls};
 use enftun::tunnel::Counters;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
@@ -17,7 +18,11 @@ pub struct Simulation {
     asked: Arc<Mutex<Vec<(Request, Caller)>>>,
     refuse: Arc<Mutex<Option<Refusal>>>,
     late: Arc<Mutex<Option<Failure>>>,
+    willing: Arc<AtomicBool>,
 }
+
+/// Held by tests that change the level of the log, which is one for all.
+pub static LOG_LEVEL: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// 2026-01-02 03:04:05 UTC
 pub const SINCE: u64 = 1_767_323_045;
@@ -109,7 +114,13 @@ impl Simulation {
         let config_hash = CONFIG_HASH.to_owned();
         let first = Snapshot { generation: 1, tunnels, firewall, config_hash, ..Snapshot::default() };
         let (snapshot, seen) = watch::channel(Arc::new(first));
-        let simulation = Self { snapshot, asked: Arc::default(), refuse: Arc::default(), late: Arc::default() };
+        let simulation = Self {
+            snapshot,
+            asked: Arc::default(),
+            refuse: Arc::default(),
+            late: Arc::default(),
+            willing: Arc::default(),
+        };
         (simulation, Core::new(send, seen), commands)
     }
 
@@ -130,6 +141,9 @@ impl Simulation {
                 }
                 self.tunnel(name, |tunnel| tunnel.target = Target::Up);
                 self.transition(name, Phase::Connecting, Reason::User);
+                if self.willing.load(Relaxed) {
+                    self.connected(name);
+                }
             }
             Request::Disconnect(name) => {
                 self.tunnel(name, |tunnel| tunnel.target = Target::Down);
@@ -168,6 +182,11 @@ impl Simulation {
     /// From now on every request gets this answer.
     pub fn refuse(&self, refusal: Refusal) {
         *self.refuse.lock().unwrap() = Some(refusal);
+    }
+
+    /// From now on whoever connects is connected at once.
+    pub fn connect_at_once(&self) {
+        self.willing.store(true, Relaxed);
     }
 
     /// An older attempt fails so while the next request to connect is on its way.

@@ -5,6 +5,7 @@
 mod common;
 mod config;
 mod import;
+mod journal;
 mod nftables;
 mod pages;
 mod tls;
