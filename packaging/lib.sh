@@ -36,7 +36,7 @@ as_root() {
 need() {
     local pair packages=() log
     for pair in "$@"; do
-        if ! command -v "${pair%%:*}" >/dev/null && [ ! -d "${pair%%:*}" ] && [[ " ${packages[*]} " != *" ${pair#*:} "* ]]; then
+        if ! command -v "${pair%%:*}" >/dev/null && [ ! -e "${pair%%:*}" ] && [[ " ${packages[*]} " != *" ${pair#*:} "* ]]; then
             packages+=("${pair#*:}")
         fi
     done

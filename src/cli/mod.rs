@@ -11,11 +11,14 @@ mod group;
 mod import;
 mod list;
 mod lockdown;
+mod logs;
 mod metrics;
 mod monitor;
 mod output;
 mod plan;
+mod redact;
 mod reload;
+mod report;
 mod run;
 mod status;
 mod time;
@@ -76,6 +79,10 @@ enum Verb {
     Wait(wait::Args),
     /// Tells what happens, until it is interrupted.
     Monitor(monitor::Args),
+    /// Shows what the journal has of the daemon and the tunnels, or of one tunnel.
+    Logs(logs::Args),
+    /// Prints everything that a report of a problem needs, without secrets; sends nothing.
+    Report(report::Args),
     /// Prints what is counted as OpenMetrics text, for a collector.
     Metrics(metrics::Args),
     /// Connects a tunnel and tells its life: what enftun@NAME.service runs. When that unit is stopped, it disconnects.
@@ -108,6 +115,8 @@ impl Verb {
             Self::Group(args) => group::run(args).await,
             Self::Wait(args) => wait::run(args).await,
             Self::Monitor(args) => monitor::run(args).await,
+            Self::Logs(args) => logs::run(args),
+            Self::Report(args) => report::run(args).await,
             Self::Metrics(args) => metrics::run(args).await,
             Self::Follow(args) => follow::run(args).await,
             Self::Reload => reload::run().await,
@@ -216,6 +225,14 @@ pub enum CliError {
         /// Why.
         source: io::Error,
     },
+    /// No journal.
+    #[error("journalctl is not there, so this host has no journal; the lines of enftund are where its stderr goes")]
+    NoJournal,
+    /// The journal is closed to the caller.
+    #[error(
+        "the system's journal is closed to you; become root, or have somebody add you to the group systemd-journal"
+    )]
+    JournalForbidden,
     /// The process lacks something it needs before it can start.
     #[error("cannot start")]
     Start(#[source] io::Error),
@@ -235,6 +252,7 @@ impl CliError {
             Self::Refused(refusal) => refusal.class(),
             Self::InForce(_) | Self::Output(_) | Self::Write { .. } | Self::Start(_) => Class::Environment,
             Self::LeftBehind { .. } | Self::SomethingLeft(_) | Self::Exists(_) => Class::Environment,
+            Self::NoJournal | Self::JournalForbidden => Class::Environment,
             Self::Configuration { .. } | Self::NoFile(_) => Class::Configuration,
         }
     }
@@ -245,6 +263,7 @@ impl CliError {
             Self::Client(error) => error.exit(),
             Self::TimedOut { .. } => Exit::TimedOut,
             Self::NoFile(_) => Exit::NotFound,
+            Self::JournalForbidden => Exit::NotAuthorised,
             _ => self.class().into(),
         }
     }

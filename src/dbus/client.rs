@@ -361,6 +361,11 @@ impl Client {
         Ok(())
     }
 
+    /// What the kernel shall hold for a tunnel now, as text.
+    pub async fn plan(&self, name: &str) -> Result<String, ClientError> {
+        Ok(ManagerProxy::new(&self.connection).await?.get_plan(name).await?)
+    }
+
     /// Has the configuration read again; returns when it is in force.
     pub async fn reload(&self) -> Result<(), ClientError> {
         Ok(ManagerProxy::new(&self.connection).await?.reload(0).await?)

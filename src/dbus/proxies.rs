@@ -10,6 +10,7 @@ use zbus::OwnedObjectPath;
 )]
 pub(super) trait Manager {
     fn get_tunnel(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    fn get_plan(&self, tunnel: &str) -> zbus::Result<String>;
     fn get_group(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     #[zbus(allow_interactive_auth)]
     fn reload(&self, flags: u32) -> zbus::Result<()>;

@@ -13,6 +13,7 @@ mod fake_systemd;
 mod follow;
 mod import;
 mod listener;
+mod logs;
 mod metrics;
 mod peer;
 mod polkit;

@@ -93,6 +93,7 @@ async fn every_verb_prints_what_the_schema_has() {
     verb("import", &[&old("syntax")]);
     verb("import", &[&old("device"), "--output", directory.path().join("new.toml").to_str().unwrap()]);
     verb("group list", &[]);
+    verb("report", &["--config-dir", config]);
     verb("lockdown", &["enf0", "on"]);
     verb("lockdown", &["my-tunnel", "off"]);
     let heard = monitored(&bus, || {
