@@ -4,6 +4,8 @@
 use crate::common::bus::{PrivateBus, has};
 use crate::common::{skip, wait_for};
 use crate::screen::Screen;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::fs;
@@ -77,9 +79,15 @@ impl Running {
 }
 
 impl Drop for Running {
+    /// Asked first, so that an X server takes its socket away.
     fn drop(&mut self) {
-        let group = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).unwrap());
-        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+        let group = Pid::from_raw(i32::try_from(self.0.id()).unwrap());
+        let _ = killpg(group, Signal::SIGTERM);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.0.try_wait().is_ok_and(|outcome| outcome.is_none()) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = killpg(group, Signal::SIGKILL);
         let _ = self.0.wait();
     }
 }
