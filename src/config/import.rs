@@ -3,18 +3,18 @@
 //! place in the old file. The table in `docs/import.md` is this file in words.
 
 mod libconfig;
+mod translation;
 
 use std::collections::HashSet;
-use std::hash::Hash;
 use std::net::Ipv6Addr;
 use std::path::Path;
 
 use ipnet::IpNet;
 
-use self::libconfig::{Fault, Notice, Parsed, Place, Setting, Value};
-use super::findings::{Finding, Severity, Source};
+use self::libconfig::{Fault, Notice, Parsed, Setting};
+use self::translation::{NOWHERE, Old, Translation, path};
+use super::findings::{Finding, Severity};
 use super::load::read_text;
-use super::reader::did_you_mean;
 use super::values::{self, Complaint, Endpoint, quoted};
 
 /// What became of an old file.
@@ -37,7 +37,7 @@ pub fn import(file: &Path) -> Imported {
 /// As [`import`], from text; `include` reads the files that it includes.
 pub fn import_text(file: &Path, text: &str, include: &dyn Fn(&Path) -> Result<String, Finding>) -> Imported {
     let Parsed { sources, notices, settings } = libconfig::parse(file, text, include);
-    let mut translation = Translation { sources, findings: Vec::new(), sections: Vec::new() };
+    let mut translation = Translation::new(sources);
     for Notice { place, text, help } in notices {
         translation.say(Severity::Warning, "", &place, Complaint { text, help });
     }
@@ -58,67 +58,7 @@ pub fn import_text(file: &Path, text: &str, include: &dyn Fn(&Path) -> Result<St
 const DEVICE: &str = "enf0";
 const ROUTER: &str = "23.147.128.112";
 
-struct Translation {
-    sources: Vec<Source>,
-    findings: Vec<(Place, Finding)>,
-    /// What is written, by section.
-    sections: Vec<(&'static str, String)>,
-}
-
-/// A group of the old file.
-struct Old<'a> {
-    /// What stands before its settings' names.
-    path: &'static str,
-    settings: &'a [Setting],
-    known: Vec<&'static str>,
-}
-
-impl<'a> Old<'a> {
-    fn take(&mut self, key: &'static str) -> Option<&'a Setting> {
-        self.known.push(key);
-        self.settings.iter().find(|setting| setting.name == key)
-    }
-}
-
-/// The start of the first file: what is about no place in it.
-const NOWHERE: Place = Place { file: 0, span: 0..0 };
-
 impl Translation {
-    fn say(&mut self, severity: Severity, key: &str, place: &Place, complaint: Complaint) {
-        let Some(source) = self.sources.get(place.file) else { return };
-        let mut finding = source.finding(severity, key.to_owned(), place.span.clone(), complaint.text);
-        finding.help = complaint.help;
-        let line = source.text().lines().nth(finding.line as usize - 1).unwrap_or_default();
-        if line.contains("password") {
-            finding = finding.without_excerpt();
-        }
-        self.findings.push((place.clone(), finding));
-    }
-
-    fn warn(&mut self, key: &str, place: &Place, text: String) {
-        self.say(Severity::Warning, key, place, Complaint { text, help: None });
-    }
-
-    fn write(&mut self, section: &'static str, key: &str, value: impl Into<toml::Value>) {
-        let line = format!("{key} = {}\n", value.into());
-        match self.sections.iter_mut().find(|(name, _)| *name == section) {
-            Some((_, lines)) => lines.push_str(&line),
-            None => self.sections.push((section, line)),
-        }
-    }
-
-    fn finish(mut self, file: &Path) -> Imported {
-        self.findings.sort_by_key(|(place, _)| (place.file, place.span.start));
-        let findings: Vec<Finding> = self.findings.into_iter().map(|(_, finding)| finding).collect();
-        let usable = findings.iter().all(|finding| finding.severity != Severity::Error);
-        let toml = usable.then(|| {
-            let old = quoted(&file.to_string_lossy());
-            let sections = self.sections.iter().map(|(name, lines)| format!("\n[{name}]\n{lines}"));
-            format!("# From {old}, by enftunctl import.\n\nkind = \"enf\"\n{}", sections.collect::<String>())
-        });
-        Imported { toml, findings }
-    }
-
     fn all(&mut self, settings: &[Setting]) {
         let mut root = Old { path: "", settings, known: vec!["version"] };
         let [mut tun, mut remote, mut route, mut identity] =
@@ -129,147 +69,6 @@ impl Translation {
         self.identity(&mut identity);
         for group in [root, tun, remote, route, identity] {
             self.unknown(&group);
-        }
-    }
-
-    fn group<'a>(&mut self, root: &mut Old<'a>, name: &'static str) -> Old<'a> {
-        let mut settings: &'a [Setting] = &[];
-        if let Some(setting) = root.take(name) {
-            match &setting.value {
-                Value::Group(group) => settings = group,
-                other => {
-                    let text = format!("is {}, where a group belongs: the C client ignored it", other.kind());
-                    self.warn(name, &setting.place, text);
-                }
-            }
-        }
-        Old { path: name, settings, known: Vec::new() }
-    }
-
-    fn unknown(&mut self, old: &Old<'_>) {
-        for setting in old.settings.iter().filter(|setting| !old.known.contains(&setting.name.as_str())) {
-            let text = "the C client does not know this and ignored it; it is left out".to_owned();
-            let help = did_you_mean(&setting.name, &old.known);
-            self.say(Severity::Warning, &path(old, &setting.name), &setting.place, Complaint { text, help });
-        }
-    }
-
-    /// A value of a type that the C client does not take there: its default holds.
-    fn ignored(&mut self, old: &Old<'_>, setting: &Setting, expected: &str, default: &str, meant: Option<String>) {
-        let kind = setting.value.kind();
-        let text = format!(
-            "is {kind}: the C client takes {expected}, ignored this and took its default, {default}, which stays"
-        );
-        let help = meant.map(|meant| format!("if it was meant, write {meant} below [{}]", old.path));
-        let key = path(old, &setting.name);
-        self.say(Severity::Warning, &key, &setting.value_place, Complaint { text, help });
-    }
-
-    fn text<'a>(&mut self, old: &mut Old<'a>, key: &'static str, default: &str) -> Option<(&'a str, &'a Place)> {
-        let setting = old.take(key)?;
-        if let Value::Text(text) = &setting.value {
-            return Some((text, &setting.value_place));
-        }
-        let meant = match &setting.value {
-            Value::Integer(number) if key == "port" => Some(format!("{key} = {number}")),
-            Value::Integer(number) => Some(format!("{key} = \"{number}\"")),
-            _ => None,
-        };
-        self.ignored(old, setting, "a string", default, meant);
-        None
-    }
-
-    /// `write` says how a number is written in our file.
-    fn integer(
-        &mut self,
-        old: &mut Old<'_>,
-        key: &'static str,
-        default: &str,
-        write: impl Fn(i32) -> Option<String>,
-    ) -> Option<(i32, Place)> {
-        let setting = old.take(key)?;
-        if let Value::Integer(number) = setting.value {
-            return Some((number, setting.value_place.clone()));
-        }
-        let meant = match &setting.value {
-            Value::Text(text) => text.parse().ok().and_then(write),
-            _ => None,
-        };
-        self.ignored(old, setting, "a number", default, meant);
-        None
-    }
-
-    /// `new` is the key in our file.
-    fn boolean(&mut self, old: &mut Old<'_>, key: &'static str, new: &str, default: bool) -> Option<(bool, Place)> {
-        let setting = old.take(key)?;
-        let meant = match &setting.value {
-            Value::Boolean(value) => return Some((*value, setting.value_place.clone())),
-            Value::Integer(number @ 0..=1) => Some(format!("{new} = {}", *number == 1)),
-            Value::Text(text) if matches!(text.as_str(), "true" | "false") => Some(format!("{new} = {text}")),
-            _ => None,
-        };
-        self.ignored(old, setting, "true or false", &default.to_string(), meant);
-        None
-    }
-
-    /// The strings of an array, each with its place; an array of anything else has none for the C client.
-    fn strings<'a>(
-        &mut self,
-        old: &mut Old<'a>,
-        key: &'static str,
-        default: &str,
-    ) -> Option<(Vec<(&'a str, &'a Place)>, &'a Place)> {
-        let setting = old.take(key)?;
-        let strings = |elements: &'a [(Value, Place)]| -> Vec<(&'a str, &'a Place)> {
-            let texts = elements.iter().filter_map(|(value, place)| match value {
-                Value::Text(text) => Some((text.as_str(), place)),
-                _ => None,
-            });
-            texts.collect()
-        };
-        let meant = match &setting.value {
-            Value::Array(elements) => {
-                let found = strings(elements);
-                if found.len() < elements.len() {
-                    let text = "has no strings in it: the C client took it for empty".to_owned();
-                    self.warn(&path(old, key), &setting.value_place, text);
-                }
-                return Some((found, &setting.value_place));
-            }
-            Value::Text(text) => vec![text.as_str()],
-            Value::List(elements) => strings(elements).into_iter().map(|(text, _)| text).collect(),
-            _ => Vec::new(),
-        };
-        let meant = (!meant.is_empty()).then(|| format!("{key} = {}", toml::Value::from(meant)));
-        self.ignored(old, setting, "an array of strings in square brackets", default, meant);
-        None
-    }
-
-    /// What `judge` makes of each string, once; what it refuses is told and left out.
-    fn judged<T: Clone + Eq + Hash>(
-        &mut self,
-        key: &str,
-        strings: &[(&str, &Place)],
-        judge: impl Fn(&str) -> Result<T, Complaint>,
-    ) -> Vec<(T, Place)> {
-        let mut seen = HashSet::new();
-        let mut good = Vec::new();
-        for (text, place) in strings {
-            match judge(text) {
-                Ok(value) if seen.insert(value.clone()) => good.push((value, (*place).clone())),
-                Ok(_) => self.warn(key, place, "is given twice; once is enough".to_owned()),
-                Err(Complaint { text, help }) => {
-                    let text = format!("{text}; it is left out");
-                    self.say(Severity::Warning, key, place, Complaint { text, help });
-                }
-            }
-        }
-        good
-    }
-
-    fn no_counterpart(&mut self, old: &mut Old<'_>, key: &'static str, why: &str) {
-        if let Some(setting) = old.take(key) {
-            self.warn(&path(old, key), &setting.place, format!("has no counterpart: {why}"));
         }
     }
 
@@ -473,10 +272,6 @@ impl Translation {
         let why = "the C client did not read it, either";
         self.no_counterpart(old, "ipv6_network", why);
     }
-}
-
-fn path(old: &Old<'_>, key: &str) -> String {
-    if old.path.is_empty() { key.to_owned() } else { format!("{}.{key}", old.path) }
 }
 
 /// `"default"` is `None`. The set-up script takes what has a colon, with or without a length, and gives up on all else.

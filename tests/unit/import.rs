@@ -155,6 +155,10 @@ fn depth_and_size_have_limits() {
         assert!(import_text(&text).toml.is_none());
     }
     assert!(import_text(&"@include \"x\"\n".repeat(100)).toml.is_none());
+    let many: String = (0..10_000).map(|number| format!("a{number} = 1\n")).collect();
+    let Imported { toml, findings } = import_text(&many);
+    assert!(toml.is_some() && findings.len() == 201, "{}", findings.len());
+    assert!(findings[200].text.ends_with(" more findings, which are not shown"), "{}", findings[200].text);
     // What is below them is taken.
     assert!(import_text(&format!("a = {}{};", "(".repeat(30), ")".repeat(30))).toml.is_some());
 }
