@@ -69,11 +69,15 @@ async fn every_busctl_command_in_the_manual_pages_works() {
     let (daemon, core) = Simulation::new(&["enf0"]);
     let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
     daemon.connected("enf0");
+    daemon.group("lan", |_| ());
+    let group =
+        ["get-property", "org.enftun.Enftun1", "/org/enftun/Enftun1/group/lan", "org.enftun.Enftun1.TrustedGroup"];
+    wait_for("the group", || bus.busctl(&[&group[..], &["Members"]].concat()).status.success());
     let pages: String = man::pages().into_iter().map(|(_, text)| text.replace("\\-", "-")).collect();
     let commands: Vec<&str> = pages.lines().filter(|line| line.starts_with("busctl ")).collect();
-    assert_eq!(commands.len(), 9);
+    assert_eq!(commands.len(), 13);
     run(&bus, &commands);
-    assert_eq!(daemon.requests().len(), 6, "the calls reached the daemon");
+    assert_eq!(daemon.requests().len(), 8, "the calls reached the daemon");
 }
 
 #[test]
