@@ -106,6 +106,11 @@ impl Bed {
         self.plug_in_anew();
     }
 
+    /// The machine's network while it is switched off.
+    pub fn unplugged(&self) -> &Netns {
+        self.unplugged.as_ref().expect("the machine is switched off")
+    }
+
     fn plug_in_anew(&mut self) {
         wait_for("the old cable to be gone", || !self.far.output("ip link show wan0").status.success());
         let network = Netns::new();
@@ -180,6 +185,14 @@ impl Bed {
         self.reaches(OVERLAY_ROUTER);
     }
 
+    /// No unit has failed, and we have complained of nothing, since this boot.
+    #[track_caller]
+    pub fn nothing_failed(&self) {
+        assert_eq!(self.machine.must("systemctl --failed --no-legend"), "");
+        let errors = "journalctl --boot --quiet --no-pager --priority=err --unit='enftun*' --unit='dbus-org.enftun*'";
+        assert_eq!(self.machine.must(errors), "");
+    }
+
     /// Waits for a ping from the machine to this address.
     #[track_caller]
     pub fn reaches(&self, address: &str) {
@@ -194,6 +207,9 @@ impl Bed {
 }
 
 fn allowed(frame: &Frame) -> bool {
+    if frame.probe.is_some() {
+        return false;
+    }
     let on_link = |address: IpAddr| {
         let nets = ["192.0.2.0/24", "2001:db8:1::/64", "fe80::/10"];
         nets.iter().any(|net| net.parse::<ipnet::IpNet>().unwrap().contains(&address))

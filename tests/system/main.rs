@@ -12,9 +12,11 @@ mod sniffer;
 
 #[allow(dead_code)]
 mod bed;
+mod fire;
 #[allow(dead_code)]
 mod machine;
 
 mod boot;
+mod life;
 mod packages;
 mod units;
