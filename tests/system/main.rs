@@ -18,5 +18,6 @@ mod machine;
 
 mod boot;
 mod life;
+mod neighbours;
 mod packages;
 mod units;
