@@ -4,6 +4,7 @@ use super::{CliError, time};
 use crate::dbus::client::{Client, ClientError, DaemonInfo, Overview, TunnelInfo};
 use crate::metrics::{Exposition, Family, Value, deliver};
 use crate::state::Phase;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
@@ -48,6 +49,7 @@ fn document(overview: &Overview, now: u64) -> String {
     let mut text = Exposition::default();
     up(&mut text, true);
     daemon(&mut text, &overview.daemon);
+    warnings(&mut text, &overview.daemon);
     tunnels(&mut text, &overview.tunnels);
     certificates(&mut text, &overview.tunnels, now);
     counters(&mut text, &overview.tunnels);
@@ -66,6 +68,19 @@ fn daemon(to: &mut Exposition, daemon: &DaemonInfo) {
         let help = "When the firewall was last seen to be as it shall be, since 1970.";
         to.gauge("enftun_firewall_verified_timestamp_seconds", help, &[], Value::micros(verified));
     }
+}
+
+/// By code, so that a rule may name what it is about; what there is none of is absent.
+fn warnings(to: &mut Exposition, daemon: &DaemonInfo) {
+    let mut counts = BTreeMap::new();
+    for warning in &daemon.warnings {
+        *counts.entry((warning.severity.as_str(), warning.code.as_str())).or_insert(0_u32) += 1;
+    }
+    let mut family = Family::gauge("enftun_warnings", "What somebody should look at.");
+    for ((severity, code), count) in counts {
+        family.add(&[("severity", severity), ("code", code)], count);
+    }
+    to.family(&family);
 }
 
 fn tunnels(to: &mut Exposition, tunnels: &[TunnelInfo]) {

@@ -1,7 +1,7 @@
 //! `enftunctl status`: how the tunnels are, for people at a glance, for programs in full.
 
 use super::{CliError, output, time};
-use crate::dbus::client::{Client, FirewallInfo, Overview, StatisticsInfo, TunnelInfo};
+use crate::dbus::client::{Client, DaemonInfo, FirewallInfo, Overview, StatisticsInfo, TunnelInfo, WarningInfo};
 use crate::terminal::{Span, Tone};
 
 #[derive(Debug, clap::Args)]
@@ -26,21 +26,38 @@ pub async fn run(args: Args) -> Result<(), CliError> {
         return output::json(&overview);
     }
     let now = time::now();
-    match overview.tunnels.as_slice() {
-        [] => output::line("no tunnels; put a file into /etc/enftun/tunnels and run `enftunctl reload`"),
-        [tunnel] => details(tunnel, &overview.daemon.firewall, now).iter().try_for_each(|line| output::spans(line)),
+    let Overview { daemon, tunnels } = overview;
+    let mut below: Vec<_> = match tunnels.as_slice() {
+        [] => {
+            output::line("no tunnels; put a file into /etc/enftun/tunnels and run `enftunctl reload`")?;
+            Vec::new()
+        }
+        [tunnel] => {
+            details(tunnel, &daemon, now).iter().try_for_each(|line| output::spans(line))?;
+            Vec::new()
+        }
         tunnels => {
             output::table(
                 ["NAME", "STATE", "SINCE", "REASON", "REMOTE", "ADDRESSES", "RECEIVED", "SENT"],
                 tunnels.iter().map(|tunnel| row(tunnel, now)).collect(),
             )?;
-            let mut failures = tunnels.iter().filter_map(|tunnel| failure(tunnel, now)).peekable();
-            if failures.peek().is_some() {
-                output::line("")?;
-            }
-            failures.try_for_each(|line| output::spans(&line))
+            tunnels.iter().filter_map(|tunnel| failure(tunnel, now)).collect()
         }
+    };
+    // Of one tunnel, what is about another is nobody's question.
+    let concerns = |of: &Option<String>| args.name.is_none() || of.is_none() || *of == args.name;
+    below.extend(daemon.warnings.iter().filter(|warning| concerns(&warning.tunnel)).map(warned));
+    if !below.is_empty() {
+        output::line("")?;
     }
+    below.iter().try_for_each(|line| output::spans(line))
+}
+
+/// One line a warning.
+fn warned(warning: &WarningInfo) -> Vec<Span> {
+    let WarningInfo { code, severity, tunnel, text } = warning;
+    let tunnel = tunnel.as_ref().map(|tunnel| format!("{tunnel}: ")).unwrap_or_default();
+    vec![Span::new(tone(warning), severity), format!(": {tunnel}{text} ({code})").into()]
 }
 
 fn row(tunnel: &TunnelInfo, now: u64) -> [Span; 8] {
@@ -58,15 +75,15 @@ fn row(tunnel: &TunnelInfo, now: u64) -> [Span; 8] {
 }
 
 /// What is wrong with a tunnel, below the table.
-fn failure(tunnel: &TunnelInfo, now: u64) -> Option<[Span; 3]> {
+fn failure(tunnel: &TunnelInfo, now: u64) -> Option<Vec<Span>> {
     let error = tunnel.last_error.as_ref()?;
     let next = tunnel.next_attempt.map(|next| format!("; next attempt {}", time::relative(next, now)));
     let tone = Tone::of_state(&tunnel.state);
-    Some([Span::new(tone, &tunnel.name), format!(": {}", error.text).into(), next.unwrap_or_default().into()])
+    Some(vec![Span::new(tone, &tunnel.name), format!(": {}", error.text).into(), next.unwrap_or_default().into()])
 }
 
 /// One tunnel in full, a line each; what is absent is left out.
-fn details(tunnel: &TunnelInfo, of_host: &FirewallInfo, now: u64) -> Vec<Vec<Span>> {
+fn details(tunnel: &TunnelInfo, daemon: &DaemonInfo, now: u64) -> Vec<Vec<Span>> {
     let moment = |usec| format!("{} ({})", time::utc(usec), time::relative(usec, now));
     let mut lines = vec![vec![Span::new(Tone::Strong, &tunnel.name), ": ".into(), Span::state(&tunnel.state)]];
     let mut line = |label: &str, value: Span| {
@@ -78,7 +95,7 @@ fn details(tunnel: &TunnelInfo, of_host: &FirewallInfo, now: u64) -> Vec<Vec<Spa
     line("reason", tunnel.state_reason.as_str().into());
     line("wanted", if tunnel.target_state == "connected" { "yes" } else { "no" }.into());
     line("blocking", blocking(tunnel).into());
-    line("firewall", firewall(tunnel, of_host, now));
+    line("firewall", firewall(tunnel, &daemon.firewall, now));
     line("remote", tunnel.active_remote.clone().unwrap_or_default().into());
     if tunnel.active_remote.is_none() {
         line("remotes", tunnel.remotes.join(", ").into());
@@ -86,12 +103,14 @@ fn details(tunnel: &TunnelInfo, of_host: &FirewallInfo, now: u64) -> Vec<Vec<Spa
     line("interface", interface(tunnel).into());
     line("addresses", tunnel.addresses.join(", ").into());
     line("routes", tunnel.routes.join(", ").into());
+    let of_tunnel = daemon.warnings.iter().filter(|warning| warning.tunnel.as_ref() == Some(&tunnel.name));
+    let judged = |code| of_tunnel.clone().find(|warning| warning.code == code).map_or(Tone::Plain, tone);
     if let Some(tls) = &tunnel.tls {
         line("TLS", format!("{}, {}", tls.version, tls.cipher).into());
         let router = format!("{} (certificate until {})", tls.peer_subject, time::date(tls.peer_not_after));
-        line("router", Span::new(until(tls.peer_not_after, now), router));
+        line("router", Span::new(judged("router-certificate-expires"), router));
         let own = format!("until {}", time::date(tls.local_not_after));
-        line("certificate", Span::new(until(tls.local_not_after, now), own));
+        line("certificate", Span::new(judged("certificate-expires"), own));
     }
     counters(&tunnel.statistics, &mut |label, value| line(label, value.into()));
     if let Some(error) = &tunnel.last_error {
@@ -103,14 +122,8 @@ fn details(tunnel: &TunnelInfo, of_host: &FirewallInfo, now: u64) -> Vec<Vec<Spa
     lines
 }
 
-/// How the end of a certificate looks: it is time to renew it two weeks before.
-fn until(end: u64, now: u64) -> Tone {
-    const TWO_WEEKS: u64 = 14 * 86_400 * 1_000_000;
-    match end.checked_sub(now) {
-        None => Tone::Bad,
-        Some(left) if left < TWO_WEEKS => Tone::Notice,
-        Some(_) => Tone::Plain,
-    }
+fn tone(warning: &WarningInfo) -> Tone {
+    Tone::of_severity(&warning.severity)
 }
 
 fn blocking(tunnel: &TunnelInfo) -> String {

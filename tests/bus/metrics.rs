@@ -4,7 +4,9 @@ use crate::common::bus::{PrivateBus, own_uid, stdout};
 use crate::common::openmetrics::{Samples, node_exporter};
 use crate::common::wait_for;
 use crate::simulation::{SINCE, Simulation, failure, time};
+use enftun::config::Severity;
 use enftun::dbus::{self, Bus};
+use enftun::state::health::{Code, Warning};
 use enftun::state::{Phase, Reason};
 use enftun::tunnel::DropReason;
 use std::fs;
@@ -28,6 +30,10 @@ async fn two_tunnels(bus: &PrivateBus) -> (Simulation, Bus) {
     counters.heartbeat(Duration::from_micros(12_345));
     (0..3).for_each(|_| counters.session_ready());
     daemon.fail("my-tunnel", Phase::Reconnecting, failure(Reason::DnsFailed, "no address"));
+    daemon.edit(|snapshot| {
+        let warning = |tunnel| Warning::new(Code::CertificateExpires, Severity::Error, "soon").of(tunnel);
+        snapshot.warnings = vec![warning("enf0"), warning("my-tunnel")];
+    });
     daemon.tunnel("my-tunnel", |tunnel| (tunnel.attempt, tunnel.since) = (4, time(SINCE)));
     bus.shows("my-tunnel", "Attempt", "u 4");
     (daemon, served)
@@ -51,6 +57,7 @@ async fn metrics_are_openmetrics_and_tell_what_the_daemon_tells() {
         ("enftun_firewall_in_force{}", "gauge", "", 1.0),
         ("enftun_firewall_changes_total{}", "counter", "", 3.0),
         ("enftun_firewall_verified_timestamp_seconds{}", "gauge", "seconds", SINCE as f64),
+        ("enftun_warnings{code=certificate-expires,severity=error}", "gauge", "", 2.0),
         ("enftun_tunnel_info{interface=enf0,kind=enf,lockdown=boot,tunnel=enf0}", "gauge", "", 1.0),
         ("enftun_tunnel_state_timestamp_seconds{tunnel=my-tunnel}", "gauge", "seconds", SINCE as f64),
         ("enftun_tunnel_wanted{tunnel=enf0}", "gauge", "", 1.0),
@@ -90,7 +97,10 @@ async fn metrics_are_openmetrics_and_tell_what_the_daemon_tells() {
     let absent = |name: &str| !samples.names().iter().any(|sample| sample.starts_with(name) && sample.contains("my-t"));
     assert!(absent("enftun_tunnel_heartbeat") && absent("enftun_tunnel_certificate") && absent("enftun_tunnel_drops"));
     // What an attempt in vain leaves is as good a document.
-    daemon.edit(|snapshot| snapshot.tunnels.clear());
+    daemon.edit(|snapshot| {
+        snapshot.tunnels.clear();
+        snapshot.warnings.clear();
+    });
     bus.gone("my-tunnel");
     assert_eq!(Samples::read(TEST, &metrics(&bus)).unwrap().names().len(), 6);
 }

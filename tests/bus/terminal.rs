@@ -1,9 +1,11 @@
 //! What people see on a terminal, and what programs get through a pipe.
 
 use crate::common::bus::{PrivateBus, has, own_uid, stdout};
-use crate::common::skip;
+use crate::common::{skip, wait_for};
 use crate::simulation::{Simulation, failure};
+use enftun::config::Severity;
 use enftun::dbus::{self, Bus};
+use enftun::state::health::{Code, Warning};
 use enftun::state::{Phase, Reason};
 use std::process::Command;
 
@@ -94,8 +96,28 @@ async fn a_narrow_terminal_shows_what_matters_most_and_a_pipe_gets_every_column(
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_stands_below_the_table() {
     let Some(bus) = PrivateBus::start("what_is_wrong_stands_below_the_table") else { return };
-    let (_daemon, _served) = two_tunnels(&bus).await;
-    let text = through_a_pipe(&bus, &["status"]);
-    let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines[3..], ["", "my-tunnel: the key is another's"]);
+    let (daemon, _served) = two_tunnels(&bus).await;
+    let below = |words: &[&str]| {
+        let text = through_a_pipe(&bus, words);
+        let lines = text.lines().skip_while(|line| !line.is_empty()).skip(1);
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(below(&["status"]), ["my-tunnel: the key is another's"]);
+    assert!(below(&["status", "enf0"]).is_empty());
+    daemon.edit(|snapshot| {
+        let expires = Warning::new(Code::CertificateExpires, Severity::Error, "the own certificate expires in 6 days");
+        snapshot.warnings = vec![expires.of("enf0"), Warning::new(Code::Configuration, Severity::Warning, "no name")];
+    });
+    wait_for("the warnings", || below(&["status", "enf0"]).len() == 2);
+    let error = "error: enf0: the own certificate expires in 6 days (certificate-expires)";
+    let warning = "warning: no name (configuration)";
+    assert_eq!(below(&["status"]), ["my-tunnel: the key is another's", error, warning]);
+    assert_eq!(below(&["status", "enf0"]), [error, warning]);
+    assert_eq!(below(&["status", "my-tunnel"]), [warning]);
+    if has("script") {
+        let text = on_a_terminal(&bus, 0, &[], "status enf0");
+        let red = |text: &str| format!("\u{1b}[31m{text}\u{1b}[0m");
+        assert!(text.contains(&red("error")) && text.contains(&red("until 2027-01-15")), "{text:?}");
+        assert!(text.contains("\u{1b}[33mwarning\u{1b}[0m: no name"), "{text:?}");
+    }
 }
