@@ -46,7 +46,8 @@ use std::process::ExitCode;
     name = "enftunctl",
     version,
     disable_help_subcommand = true,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 enftund is not running, 4 not authorised, 5 no such tunnel or file, \
+    after_help = "To begin: write /etc/enftun/tunnels/NAME.toml (see enftun.toml(5)), `enftunctl check` it, `enftunctl reload`, \
+                  `enftunctl connect NAME`, `enftunctl status`.\n\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 enftund is not running, 4 not authorised, 5 no such tunnel or file, \
                   6 timed out, 78 configuration errors."
 )]
 struct Cli {

@@ -9,6 +9,7 @@ mod calls;
 mod check;
 mod cli;
 mod docs;
+mod exit_codes;
 mod fake_systemd;
 mod follow;
 mod import;

@@ -18,6 +18,7 @@ pub struct Simulation {
     asked: Arc<Mutex<Vec<(Request, Caller)>>>,
     refuse: Arc<Mutex<Option<Refusal>>>,
     late: Arc<Mutex<Option<Failure>>>,
+    slow: Arc<AtomicBool>,
     willing: Arc<AtomicBool>,
 }
 
@@ -119,6 +120,7 @@ impl Simulation {
             asked: Arc::default(),
             refuse: Arc::default(),
             late: Arc::default(),
+            slow: Arc::default(),
             willing: Arc::default(),
         };
         (simulation, Core::new(send, seen), commands)
@@ -148,7 +150,9 @@ impl Simulation {
             Request::Disconnect(name) => {
                 self.tunnel(name, |tunnel| tunnel.target = Target::Down);
                 self.transition(name, Phase::Disconnecting, Reason::User);
-                self.transition(name, Phase::Disconnected, Reason::User);
+                if !self.slow.load(Relaxed) {
+                    self.transition(name, Phase::Disconnected, Reason::User);
+                }
             }
             Request::Reconnect(name) => self.transition(name, Phase::Connecting, Reason::User),
             Request::SetLockdown(name, on) => {
@@ -187,6 +191,11 @@ impl Simulation {
     /// From now on whoever connects is connected at once.
     pub fn connect_at_once(&self) {
         self.willing.store(true, Relaxed);
+    }
+
+    /// From now on a way down does not come to its end.
+    pub fn slow_down(&self) {
+        self.slow.store(true, Relaxed);
     }
 
     /// An older attempt fails so while the next request to connect is on its way.

@@ -1,0 +1,219 @@
+//! The exit codes that scripts rely on: a case for each verb at each code, and the table in `docs/errors.md` has just these.
+
+use crate::common::bus::{PrivateBus, no_other_uid, own_uid};
+use crate::common::skip;
+use crate::simulation::Simulation;
+use enftun::daemon::Refusal;
+use enftun::dbus;
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::{Command, Output, Stdio};
+
+const CTL: &str = env!("CARGO_BIN_EXE_enftunctl");
+
+/// Those whose good end needs a kernel of its own, a bus or somebody who interrupts them; other tests show it.
+const END_WELL_ELSEWHERE: [&str; 4] = ["run", "clear", "monitor", "follow"];
+
+/// Verb, more words, code.
+type Case<'a> = (&'a str, &'a [&'a str], i32);
+
+/// What was seen: a code, and the verbs that ended with it.
+#[derive(Default)]
+struct Seen(BTreeSet<(i32, String)>);
+
+impl Seen {
+    /// Each case ends with its code, and a failure with one line that begins with the program's name.
+    #[track_caller]
+    fn check(&mut self, cases: &[Case<'_>], mut run: impl FnMut(&mut Command) -> Output) {
+        for (verb, more, code) in cases {
+            let mut command = Command::new(CTL);
+            command.args(verb.split(' ')).args(*more).stdin(Stdio::null());
+            let output = run(&mut command);
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(*code), "{verb} {more:?}: {complaint}");
+            let last = complaint.lines().last().unwrap_or_default();
+            assert!(matches!(code, 0 | 2) || last.starts_with("enftunctl: "), "{verb} {more:?}: {complaint}");
+            self.0.insert((*code, (*verb).to_owned()));
+        }
+    }
+}
+
+/// Every verb with its full name.
+fn verbs(command: &clap::Command, before: &str) -> Vec<String> {
+    let verbs = command.get_subcommands().map(|verb| (format!("{before}{}", verb.get_name()), verb));
+    verbs
+        .flat_map(|(name, verb)| match verb.has_subcommands() {
+            true => self::verbs(verb, &format!("{name} ")),
+            false => vec![name],
+        })
+        .collect()
+}
+
+/// The rows of the table; `all` stands for every verb.
+fn documented(all: &[String]) -> BTreeSet<(i32, String)> {
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/errors.md")).unwrap();
+    let (_, table) = text.split_once("\n## Exit codes\n").unwrap();
+    let rows = table.lines().filter_map(|line| {
+        let mut cells = line.split('|').skip(1).map(str::trim);
+        Some((cells.next()?.parse().ok()?, cells.next()?.to_owned()))
+    });
+    rows.flat_map(|(code, cell): (i32, String)| {
+        let named = cell.split('`').skip(1).step_by(2).map(str::to_owned);
+        let verbs: Vec<String> = if cell == "all" { all.to_vec() } else { named.collect() };
+        verbs.into_iter().map(move |verb| (code, verb))
+    })
+    .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_verb_ends_with_the_code_that_the_documentation_has() {
+    const TEST: &str = "every_verb_ends_with_the_code_that_the_documentation_has";
+    let Some(mut bus) = PrivateBus::start(TEST) else { return };
+    let mut seen = Seen::default();
+    let address = bus.address();
+    let on_bus = |command: &mut Command| command.env("DBUS_SYSTEM_BUS_ADDRESS", &address).output().unwrap();
+
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (config, state, runtime) = (at(""), at("state"), at("run"));
+    for place in ["tunnels", "state", "run"] {
+        fs::create_dir(directory.path().join(place)).unwrap();
+    }
+    let good = "kind = \"enf\"\nremote.hosts = [\"router.example.net\"]\nremote.ca_cert_file = \"ca.pem\"\n";
+    let (file, broken) = (at("tunnels/enf0.toml"), at("tunnels/broken.toml"));
+    fs::write(&file, good).unwrap();
+    fs::write(&broken, "kind = \"enf\"\nroute.fwmrk = 1\n").unwrap();
+    let old = |name: &str| format!("{}/tests/fixtures/import/{name}/enf0.conf", env!("CARGO_MANIFEST_DIR"));
+    let (old_good, old_broken, full) = (old("device"), old("syntax"), "/dev/full/enftun.prom");
+    let dirs = ["--config-dir", &config];
+    let all_dirs = ["--config-dir", &config, "--state-dir", &state, "--runtime-dir", &runtime];
+
+    // Nobody has the daemon's name.
+    let there = ["enf0", dirs[0], dirs[1]];
+    let absent = ["enf7", dirs[0], dirs[1]];
+    let wrong = ["broken", dirs[0], dirs[1]];
+    let absent_everywhere = [&["enf7"], &all_dirs[..]].concat();
+    let wrong_everywhere = [&["broken"], &all_dirs[..]].concat();
+    seen.check(
+        &[
+            ("status", &[], 3),
+            ("list", &[], 3),
+            ("connect", &["enf0"], 3),
+            ("disconnect", &["enf0"], 3),
+            ("reconnect", &["enf0"], 3),
+            ("lockdown", &["enf0", "on"], 3),
+            ("wait", &["enf0", "connected"], 3),
+            ("metrics", &[], 3),
+            ("reload", &[], 3),
+            ("group list", &[], 3),
+            ("group add", &["lan", "eth1"], 3),
+            ("group remove", &["lan", "eth1"], 3),
+            ("plan", &there, 0),
+            ("plan", &absent, 5),
+            ("plan", &wrong, 78),
+            ("run", &absent, 5),
+            ("run", &wrong, 78),
+            ("clear", &absent_everywhere, 5),
+            ("clear", &wrong_everywhere, 78),
+            ("check", &[&file], 0),
+            ("check", &["/nowhere.toml"], 5),
+            ("check", &[&broken], 78),
+            ("import", &[&old_good], 0),
+            ("import", &[&old_good, "--output", full], 1),
+            ("import", &["/nowhere.conf"], 5),
+            ("import", &[&old_broken], 78),
+            ("report", &dirs, 0),
+            ("completions", &["bash"], 0),
+            ("logs", &["--", "--version"], 0),
+        ],
+        on_bus,
+    );
+    seen.check(&[("logs", &["--", "--version"], 1)], |command| command.env("PATH", "/nowhere").output().unwrap());
+
+    let (daemon, core) = Simulation::new(&["enf0", "stuck"]);
+    daemon.group("lan", |_| {});
+    let served = dbus::serve_at(&address, core, own_uid()).await.unwrap();
+    seen.check(
+        &[
+            ("status", &["enf0"], 0),
+            ("list", &[], 0),
+            ("connect", &["enf0"], 0),
+            ("disconnect", &["enf0"], 0),
+            ("reconnect", &["enf0"], 0),
+            ("lockdown", &["enf0", "on"], 0),
+            ("wait", &["stuck", "disconnected"], 0),
+            ("metrics", &[], 0),
+            ("metrics", &["--output", full], 1),
+            ("reload", &[], 0),
+            ("group list", &[], 0),
+            ("group add", &["lan", "eth1"], 0),
+            ("group remove", &["lan", "eth1"], 0),
+            ("status", &["enf7"], 5),
+            ("connect", &["enf7"], 5),
+            ("disconnect", &["enf7"], 5),
+            ("reconnect", &["enf7"], 5),
+            ("wait", &["enf7", "connected"], 5),
+            ("group add", &["dmz", "eth1"], 5),
+            ("group remove", &["dmz", "eth1"], 5),
+            ("wait", &["stuck", "connected", "--timeout=100ms"], 6),
+            ("connect", &["stuck", "--wait=100ms"], 6),
+            ("reconnect", &["stuck", "--wait=100ms"], 6),
+        ],
+        on_bus,
+    );
+    daemon.slow_down();
+    seen.check(&[("disconnect", &["stuck", "--wait=100ms"], 6)], on_bus);
+    daemon.refuse(Refusal::NotFound("enf7".to_owned()));
+    seen.check(&[("lockdown", &["enf7", "off"], 5)], on_bus);
+    daemon.refuse(Refusal::InvalidConfig("enf0.toml:1:1: no".to_owned()));
+    seen.check(&[("reload", &[], 78)], on_bus);
+    daemon.refuse(Refusal::Failed("no".to_owned()));
+    seen.check(
+        &[
+            ("connect", &["enf0"], 1),
+            ("disconnect", &["enf0"], 1),
+            ("reconnect", &["enf0"], 1),
+            ("lockdown", &["enf0", "on"], 1),
+            ("reload", &[], 1),
+            ("group add", &["lan", "eth1"], 1),
+            ("group remove", &["lan", "eth1"], 1),
+        ],
+        on_bus,
+    );
+
+    let all = verbs(&enftun::cli::command(), "");
+    for verb in &all {
+        seen.check(&[(verb, &["--no-such-option"], 2)], on_bus);
+    }
+    let nothing = bus.command(CTL).output().unwrap();
+    assert_eq!(nothing.status.code(), Some(2));
+    let told = String::from_utf8(nothing.stderr).unwrap();
+    assert!(told.contains("Usage: enftunctl") && told.contains("To begin:"), "{told}");
+
+    if let Some(reason) = no_other_uid() {
+        return skip(TEST, reason);
+    }
+    let program = bus.place(CTL);
+    seen.check(
+        &[
+            ("connect", &["enf0"], 4),
+            ("disconnect", &["enf0"], 4),
+            ("reconnect", &["enf0"], 4),
+            ("lockdown", &["enf0", "on"], 4),
+            ("reload", &[], 4),
+            ("group add", &["lan", "eth1"], 4),
+            ("group remove", &["lan", "eth1"], 4),
+        ],
+        |command| bus.command_as_nobody(&program).args(command.get_args()).output().unwrap(),
+    );
+    drop(served);
+    bus.kill();
+    seen.check(&[("monitor", &[], 3), ("status", &[], 3)], on_bus);
+
+    // Shown by tests of their own.
+    seen.0.extend(END_WELL_ELSEWHERE.map(|verb| (0, verb.to_owned())));
+    seen.0.insert((4, "logs".to_owned()));
+    let missing: Vec<_> = documented(&all).difference(&seen.0).cloned().collect();
+    let more: Vec<_> = seen.0.difference(&documented(&all)).cloned().collect();
+    assert_eq!((missing, more), (vec![], vec![]), "documented and not seen; seen and not documented");
+}
