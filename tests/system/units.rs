@@ -327,37 +327,95 @@ fn what_needs_the_tunnel_starts_when_it_is_connected() {
 }
 
 #[test]
-fn the_router_is_started_by_the_first_client_has_no_capability_and_with_the_drop_in_an_uplink() {
-    story("the_router_is_started_by_the_first_client_has_no_capability_and_with_the_drop_in_an_uplink", |bed| {
-        let machine = &bed.machine;
-        machine.install(None, &["enftun-router"]);
-        for file in ["router.crt.pem", "router.key.pem", "ca.pem"] {
-            machine.write(&format!("/etc/enftun/{file}"), &bed.credential(file));
-        }
-        machine.must("chown enftun-router /etc/enftun/router.key.pem; chmod 600 /etc/enftun/router.key.pem");
-        let config = "listen = [\"[::]:443\"]\ncert_file = \"router.crt.pem\"\nkey_file = \"router.key.pem\"\nclient_ca_file = \"ca.pem\"\n";
-        machine.write("/etc/enftun/router.toml", config);
-        machine.must("systemctl enable --now enftun-router.socket");
-        assert_eq!(is_active(bed, "enftun-router"), "inactive");
-        machine.must("bash -c ': < /dev/tcp/127.0.0.1/443'");
-        machine.wait_until("systemctl is-active enftun-router");
-        machine.must("enftun-router status");
-        let status = machine.must(&format!("cat /proc/{}/status", shown(bed, "enftun-router", "MainPID")));
-        assert!(status.contains("CapBnd:\t0000000000000000\n"), "{status}");
-        let analyzed = "systemd-analyze security --no-pager --threshold=15 enftun-router.service | tail -n 1";
-        println!("{}", machine.must(analyzed));
-        machine.must("systemctl reload enftun-router; systemctl restart enftun-router");
+fn the_router_is_started_by_its_first_client_without_a_capability_and_drop_ins_give_it_a_key_and_an_uplink() {
+    story(
+        "the_router_is_started_by_its_first_client_without_a_capability_and_drop_ins_give_it_a_key_and_an_uplink",
+        |bed| {
+            let machine = &bed.machine;
+            machine.install(None, &["enftun-router"]);
+            for file in ["router.crt.pem", "router.key.pem", "ca.pem"] {
+                machine.write(&format!("/etc/enftun/{file}"), &bed.credential(file));
+            }
+            machine.must("chown enftun-router /etc/enftun/router.key.pem; chmod 600 /etc/enftun/router.key.pem");
+            let config = "listen = [\"[::]:443\"]\ncert_file = \"router.crt.pem\"\nkey_file = \"router.key.pem\"\nclient_ca_file = \"ca.pem\"\n";
+            machine.write("/etc/enftun/router.toml", config);
+            machine.must("systemctl enable --now enftun-router.socket");
+            assert_eq!(is_active(bed, "enftun-router"), "inactive");
+            machine.must("bash -c ': < /dev/tcp/127.0.0.1/443'");
+            machine.wait_until("systemctl is-active enftun-router");
+            machine.must("enftun-router status");
+            let status = machine.must(&format!("cat /proc/{}/status", shown(bed, "enftun-router", "MainPID")));
+            assert!(status.contains("CapBnd:\t0000000000000000\n"), "{status}");
+            let analyzed = "systemd-analyze security --no-pager --threshold=15 enftun-router.service | tail -n 1";
+            println!("{}", machine.must(analyzed));
+            machine.must("systemctl reload enftun-router; systemctl restart enftun-router");
 
-        machine.write(
-            "/etc/enftun/router.toml",
-            &format!("{config}[tun]\ndev = \"enfr0\"\naddresses = [\"fd00:8f80:9::1/64\"]\n"),
-        );
-        machine.must_not("systemctl restart enftun-router");
-        let place = "/etc/systemd/system/enftun-router.service.d";
-        let examples = "/usr/share/doc/enftun-router/examples/systemd/enftun-router.service.d";
-        machine.must(&format!("mkdir -p {place}; cp {examples}/uplink.conf {place}; systemctl daemon-reload"));
-        machine.must("systemctl restart enftun-router; ip -6 address show dev enfr0 | grep fd00:8f80:9::1/64");
-        machine.must("systemctl stop enftun-router.socket enftun-router");
-        assert_eq!(machine.must("systemctl --failed --no-legend"), "");
+            let place = "/etc/systemd/system/enftun-router.service.d";
+            let examples = "/usr/share/doc/enftun-router/examples/systemd/enftun-router.service.d";
+            let drop_in = |name: &str| {
+                machine.must(&format!("mkdir -p {place}; cp {examples}/{name}.conf {place}; systemctl daemon-reload"));
+            };
+            let passed = "/run/credentials/enftun-router.service/router.key";
+            let config = config.replace("router.key.pem", passed);
+            machine.write("/etc/enftun/router.toml", &config);
+            machine.must("chown root: /etc/enftun/router.key.pem");
+            machine.must_not("systemctl restart enftun-router");
+            drop_in("credentials");
+            machine.must("systemctl restart enftun-router");
+
+            machine.write(
+                "/etc/enftun/router.toml",
+                &format!("{config}[tun]\ndev = \"enfr0\"\naddresses = [\"fd00:8f80:9::1/64\"]\n"),
+            );
+            machine.must_not("systemctl restart enftun-router");
+            drop_in("uplink");
+            machine.must("systemctl restart enftun-router; ip -6 address show dev enfr0 | grep fd00:8f80:9::1/64");
+            machine.must("systemctl stop enftun-router.socket enftun-router");
+            assert_eq!(machine.must("systemctl --failed --no-legend"), "");
+        },
+    );
+}
+
+#[test]
+fn who_manages_networks_leaves_the_device_alone_whatever_it_is_called() {
+    story("who_manages_networks_leaves_the_device_alone_whatever_it_is_called", |bed| {
+        bed.install();
+        bed.machine.must("sed -i 's/^#\\?dev = .*/dev = \"overlay7\"/' /etc/enftun/tunnels/enf0.toml; enftunctl check");
+        bed.machine.must("systemctl start enftun@enf0; ip tuntap add mode tun name foreign0");
+        all_is_well(bed);
+        // Of the machine's own network: what is mounted is the host's.
+        let told = |device: &str| {
+            let udev = format!("mount -t sysfs sysfs /sys; exec udevadm test --action=add /sys/class/net/{device}");
+            bed.machine.must(&format!("unshare --mount sh -ec '{udev}'"))
+        };
+        let ours = told("overlay7");
+        for word in ["ENFTUN=1", "NM_UNMANAGED=1", "ID_NET_MANAGED_BY=org.enftun.Enftun1"] {
+            assert!(ours.lines().any(|line| line == word), "{word}: {ours}");
+        }
+        let foreign = told("foreign0");
+        assert!(foreign.contains("INTERFACE=foreign0") && !foreign.contains("ENFTUN"), "{foreign}");
+
+        // Under its usual name also where there is no udev, as here.
+        bed.machine
+            .must("systemctl stop enftun@enf0; sed -i 's/^dev = .*/dev = \"enf0\"/' /etc/enftun/tunnels/enf0.toml");
+        bed.machine.must("systemctl reload enftund; systemctl start enftun@enf0");
+        all_is_well(bed);
+        let before = bed.machine.network_state();
+        // A file of the host's that takes any tunnel, and a device that is nobody's.
+        bed.machine
+            .write("/etc/systemd/network/10-any.network", "[Match]\nKind=tun\n[Network]\nLinkLocalAddressing=no\n");
+        bed.machine.must("ip address add 203.0.113.9/32 dev foreign0; ip link set foreign0 up");
+        bed.machine.must("systemctl start NetworkManager systemd-networkd");
+        bed.machine.wait_until("nmcli --terse --fields DEVICE,STATE device | grep -x enf0:unmanaged");
+        bed.machine.wait_until("networkctl list enf0 --no-legend | grep unmanaged");
+        bed.machine.wait_until("nmcli --terse --fields DEVICE,STATE device | grep '^foreign0:connected'");
+        bed.machine.wait_until("networkctl list foreign0 --no-legend | grep config");
+        bed.machine.must("networkctl reload; nmcli general reload; systemctl restart NetworkManager systemd-networkd");
+        bed.machine.wait_until("nmcli --terse --fields DEVICE,STATE device | grep -x enf0:unmanaged");
+        all_is_well(bed);
+        let ours = |state: &std::collections::BTreeSet<String>| {
+            state.iter().filter(|line| line.contains("enf0") || line.contains(" rule ")).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(ours(&bed.machine.network_state()), ours(&before));
     });
 }
