@@ -62,6 +62,10 @@ fn a_tunnel_is_started_followed_reloaded_and_stopped_as_any_service() {
         bed.machine.must("systemctl stop enftun@enf0");
         bed.machine.must("enftunctl wait enf0 disconnected --timeout=20s");
         assert_eq!((is_active(bed, "enftun@enf0"), is_active(bed, "enftund")), ("inactive".into(), "active".into()));
+        bed.machine.must("systemctl start enftun@enf0; enftunctl disconnect enf0");
+        bed.machine.wait_until(
+            "systemctl show -P ActiveState -P Result enftun@enf0 | sort | xargs | grep -x 'inactive success'",
+        );
         let journal = bed.machine.must("journalctl --output=cat --unit=enftun@enf0");
         for line in
             ["following enf0: it is connect", "enf0 is connected to 192.0.2.1:443", "is stopped: disconnecting enf0"]
@@ -126,6 +130,7 @@ fn an_enabled_tunnel_is_blocked_before_the_network_comes_up_and_connected_after_
             bed.machine.is_up();
             all_is_well(bed);
             nothing_left(bed, begun);
+            assert_eq!(bed.machine.must("journalctl --quiet --boot --priority=err --unit='enftun*'"), "");
             let at =
                 |unit: &str, what: &str| shown(bed, unit, &format!("{what}TimestampMonotonic")).parse::<u64>().unwrap();
             let blocked = at("enftun-lockdown@enf0", "ActiveEnter");
