@@ -32,6 +32,13 @@ struct Member {
     interface: String,
 }
 
+impl Args {
+    /// It may need a password.
+    pub fn changes(&self) -> bool {
+        !matches!(self.verb, Verb::List { .. })
+    }
+}
+
 #[derive(Serialize)]
 struct Document<'a> {
     groups: &'a [GroupInfo],

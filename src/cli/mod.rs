@@ -1,6 +1,7 @@
 //! `enftunctl`: what people and scripts type. One file a verb; here are the list of verbs, the exit code and the one line on
 //! stderr. What it knows of the daemon it has from the bus; verbs that work without the daemon say so.
 
+mod agent;
 pub mod args;
 mod change;
 mod check;
@@ -105,6 +106,15 @@ enum Verb {
 }
 
 impl Verb {
+    /// It may need a password.
+    fn changes(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Disconnect(_) | Self::Reconnect(_) | Self::Lockdown(_) | Self::Reload => true,
+            Self::Group(args) => args.changes(),
+            _ => false,
+        }
+    }
+
     async fn run(self) -> Result<(), CliError> {
         match self {
             Self::Status(args) => status::run(args).await,
@@ -317,6 +327,7 @@ pub fn main() -> ExitCode {
     output::set_colour(cli.color);
     let done = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Start).and_then(
         |runtime| {
+            let _agent = cli.verb.changes().then(agent::Agent::start);
             let done = runtime.block_on(cli.verb.run());
             // A name look-up may still hang in the resolver; the end does not wait for it.
             runtime.shutdown_background();

@@ -20,4 +20,5 @@ mod boot;
 mod life;
 mod neighbours;
 mod packages;
+mod polkit;
 mod units;
