@@ -9,6 +9,8 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Output, Stdio};
 
+mod api;
+
 /// The client's address in the overlay, and the router's own on its uplink.
 const OWN: &str = "fd00:8f80:1::1234";
 const ROUTER: &str = "fd00:8f80:1::1";
