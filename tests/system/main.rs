@@ -21,4 +21,5 @@ mod life;
 mod neighbours;
 mod packages;
 mod polkit;
+mod rpm;
 mod units;

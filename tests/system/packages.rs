@@ -23,6 +23,7 @@ fn installed_nothing_is_enabled_started_or_changed() {
         assert_eq!(bed.machine.must("systemctl list-units --all --no-legend 'enftun*'"), "");
         bed.machine.must("systemd-analyze verify --man=no /usr/lib/systemd/system/enftund.service");
         bed.machine.must("dpkg --verify enftun enftun-router; dpkg --audit");
+        bed.machine.must("journalctl --list-catalog | grep -q enftun");
         bed.machine.must("id enftun; id enftun-router; test -d /run/enftun");
     });
 }
