@@ -17,6 +17,7 @@ mod fire;
 mod machine;
 
 mod boot;
+mod figures;
 mod life;
 mod neighbours;
 mod packages;

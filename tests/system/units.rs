@@ -349,6 +349,8 @@ fn the_router_is_started_by_its_first_client_without_a_capability_and_drop_ins_g
             machine.must("bash -c ': < /dev/tcp/127.0.0.1/443'");
             machine.wait_until("systemctl is-active enftun-router");
             machine.must("enftun-router status");
+            machine.must("systemctl start enftun-router-metrics.service");
+            machine.must("grep '^enftun_router_up 1' /run/enftun-router-metrics/enftun-router.prom");
             let status = machine.must(&format!("cat /proc/{}/status", shown(bed, "enftun-router", "MainPID")));
             assert!(status.contains("CapBnd:\t0000000000000000\n"), "{status}");
             let analyzed = "systemd-analyze security --no-pager --threshold=15 enftun-router.service | tail -n 1";
