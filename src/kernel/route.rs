@@ -2,14 +2,15 @@
 
 use super::unless;
 use crate::plan::{Family, Route, Scope, Target};
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use nix::errno::Errno;
 use rtnetlink::Handle;
-use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RoutePreference, RouteProtocol, RouteScope, RouteType,
 };
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::io;
 use std::net::IpAddr;
 
@@ -38,7 +39,21 @@ pub(super) async fn apply(netlink: &Handle, route: &Route) -> io::Result<()> {
         (Target::Dev(_), Family::V4) => RouteScope::Link,
         _ => RouteScope::Universe,
     };
-    unless(netlink.route().add(message).execute().await, Errno::EEXIST)
+    unless(append(netlink.clone(), message).await, Errno::EEXIST)
+}
+
+/// Adds a route beside any other with the same prefix and metric: that of a device which is just being replaced, say, goes only
+/// when this one is there. One that is the same in all is EEXIST.
+async fn append(mut netlink: Handle, message: RouteMessage) -> Result<(), rtnetlink::Error> {
+    let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(message));
+    request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND;
+    let mut answers = netlink.request(request)?;
+    while let Some(answer) = answers.next().await {
+        if let NetlinkPayload::Error(error) = answer.payload {
+            return Err(rtnetlink::Error::NetlinkError(error));
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn clear(netlink: &Handle, route: &Route) -> io::Result<()> {

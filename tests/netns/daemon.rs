@@ -397,6 +397,25 @@ fn reload_changes_what_changed_and_nothing_else() {
 }
 
 #[test]
+fn a_reload_may_give_the_device_another_name_under_a_live_session() {
+    story("a_reload_may_give_the_device_another_name_under_a_live_session", |world| {
+        let all = "prefixes = [\"default\"]";
+        world.write_tunnel("enf0", "", all);
+        stdout(world.ctl(&["reload"]));
+        world.connect();
+        for (name, other) in [("overlay7", "enf0"), ("enf0", "overlay7")] {
+            world.write_tunnel("enf0", &format!("[tun]\ndev = \"{name}\""), all);
+            stdout(world.ctl(&["reload"]));
+            world.connect();
+            wait_for("a ping", || ping(ROUTER));
+            assert!(!try_ip(&format!("link show dev {other}")).status.success(), "the old one is gone");
+            let multicast = ip("-6 route show table local ff00::/8");
+            assert!(multicast.contains(name) && !multicast.contains(other), "{multicast}");
+        }
+    });
+}
+
+#[test]
 fn tunnels_come_and_go_with_their_files() {
     story("tunnels_come_and_go_with_their_files", |world| {
         let before = state_of_host();
