@@ -1,7 +1,7 @@
 //! `enftunctl metrics`: what the daemon counts, as OpenMetrics text for a collector: `docs/metrics.md`.
 
 use super::{CliError, time};
-use crate::dbus::client::{Client, ClientError, DaemonInfo, Overview, TunnelInfo};
+use crate::dbus::client::{Client, ClientError, DaemonInfo, Overview, StatisticsInfo, TunnelInfo};
 use crate::metrics::{Exposition, Family, Value, deliver};
 use crate::state::Phase;
 use std::collections::BTreeMap;
@@ -97,10 +97,10 @@ fn tunnels(to: &mut Exposition, tunnels: &[TunnelInfo]) {
     let help = "The round trip of the last heartbeat; absent before the first.";
     let mut heartbeat = Family::gauge("enftun_tunnel_heartbeat_rtt_seconds", help);
     for tunnel in tunnels {
-        let name = [("tunnel", tunnel.name.as_str())];
+        let of = ("tunnel", tunnel.name.as_str());
+        let name = [of];
         let interface = tunnel.interface.as_deref().unwrap_or_default();
-        let [name_label] = name;
-        let labels = [name_label, ("kind", &tunnel.kind), ("interface", interface), ("lockdown", &tunnel.lockdown)];
+        let labels = [of, ("kind", &tunnel.kind), ("interface", interface), ("lockdown", &tunnel.lockdown)];
         info.add(&labels, true);
         state.one_of("state", &name, Phase::ALL.iter().map(|phase| phase.as_str()), &tunnel.state);
         since.add(&name, Value::micros(tunnel.state_since));
@@ -132,39 +132,26 @@ fn certificates(to: &mut Exposition, tunnels: &[TunnelInfo], now: u64) {
 }
 
 fn counters(to: &mut Exposition, tunnels: &[TunnelInfo]) {
-    let counter = |name, help, count: fn(&TunnelInfo) -> Value| {
+    type Count = fn(&StatisticsInfo) -> u64;
+    let families: [(_, _, Count); 7] = [
+        ("enftun_tunnel_receive_bytes", "Bytes of packets that came out of the tunnel.", |of| of.rx_bytes),
+        ("enftun_tunnel_receive_packets", "Packets that came out of the tunnel.", |of| of.rx_packets),
+        ("enftun_tunnel_receive_drop", "Packets out of the tunnel that went no further.", |of| of.rx_dropped),
+        ("enftun_tunnel_transmit_bytes", "Bytes of packets that went into the tunnel.", |of| of.tx_bytes),
+        ("enftun_tunnel_transmit_packets", "Packets that went into the tunnel.", |of| of.tx_packets),
+        ("enftun_tunnel_transmit_drop", "Packets of this host that did not enter the tunnel.", |of| of.tx_dropped),
+        ("enftun_tunnel_reconnects", "Sessions after the first.", |of| of.reconnects.into()),
+    ];
+    for (name, help, count) in families {
         let mut family = Family::counter(name, help);
-        tunnels.iter().for_each(|tunnel| family.add(&[("tunnel", &tunnel.name)], count(tunnel)));
-        family
-    };
+        tunnels.iter().for_each(|tunnel| family.add(&[("tunnel", &tunnel.name)], count(&tunnel.statistics)));
+        to.family(&family);
+    }
     let mut drops = Family::counter("enftun_tunnel_drops", "Packets that were dropped, both ways, by reason.");
     for tunnel in tunnels {
         for (reason, count) in &tunnel.statistics.drop_reasons {
             drops.add(&[("tunnel", &tunnel.name), ("reason", reason)], *count);
         }
     }
-    for family in [
-        counter("enftun_tunnel_receive_bytes", "Bytes of packets that came out of the tunnel.", |tunnel| {
-            tunnel.statistics.rx_bytes.into()
-        }),
-        counter("enftun_tunnel_receive_packets", "Packets that came out of the tunnel.", |tunnel| {
-            tunnel.statistics.rx_packets.into()
-        }),
-        counter("enftun_tunnel_receive_drop", "Packets out of the tunnel that went no further.", |tunnel| {
-            tunnel.statistics.rx_dropped.into()
-        }),
-        counter("enftun_tunnel_transmit_bytes", "Bytes of packets that went into the tunnel.", |tunnel| {
-            tunnel.statistics.tx_bytes.into()
-        }),
-        counter("enftun_tunnel_transmit_packets", "Packets that went into the tunnel.", |tunnel| {
-            tunnel.statistics.tx_packets.into()
-        }),
-        counter("enftun_tunnel_transmit_drop", "Packets of this host that did not enter the tunnel.", |tunnel| {
-            tunnel.statistics.tx_dropped.into()
-        }),
-        drops,
-        counter("enftun_tunnel_reconnects", "Sessions after the first.", |tunnel| tunnel.statistics.reconnects.into()),
-    ] {
-        to.family(&family);
-    }
+    to.family(&drops);
 }

@@ -1,7 +1,7 @@
 //! The exit codes that scripts rely on: a case for each verb at each code, and the table in `docs/errors.md` has just these.
 
 use crate::common::bus::{PrivateBus, no_other_uid, own_uid};
-use crate::common::skip;
+use crate::common::{skip, verbs};
 use crate::simulation::Simulation;
 use enftun::daemon::Refusal;
 use enftun::dbus;
@@ -13,6 +13,17 @@ const CTL: &str = env!("CARGO_BIN_EXE_enftunctl");
 
 /// Those whose good end needs a kernel of its own, a bus or somebody who interrupts them; other tests show it.
 const END_WELL_ELSEWHERE: [&str; 4] = ["run", "clear", "monitor", "follow"];
+
+/// What changes something, and so can be refused.
+const CHANGES: [(&str, &[&str]); 7] = [
+    ("connect", &["enf0"]),
+    ("disconnect", &["enf0"]),
+    ("reconnect", &["enf0"]),
+    ("lockdown", &["enf0", "on"]),
+    ("reload", &[]),
+    ("group add", &["lan", "eth1"]),
+    ("group remove", &["lan", "eth1"]),
+];
 
 /// Verb, more words, code.
 type Case<'a> = (&'a str, &'a [&'a str], i32);
@@ -36,17 +47,6 @@ impl Seen {
             self.0.insert((*code, (*verb).to_owned()));
         }
     }
-}
-
-/// Every verb with its full name.
-fn verbs(command: &clap::Command, before: &str) -> Vec<String> {
-    let verbs = command.get_subcommands().map(|verb| (format!("{before}{}", verb.get_name()), verb));
-    verbs
-        .flat_map(|(name, verb)| match verb.has_subcommands() {
-            true => self::verbs(verb, &format!("{name} ")),
-            false => vec![name],
-        })
-        .collect()
 }
 
 /// The rows of the table; `all` stands for every verb.
@@ -168,20 +168,9 @@ async fn every_verb_ends_with_the_code_that_the_documentation_has() {
     daemon.refuse(Refusal::InvalidConfig("enf0.toml:1:1: no".to_owned()));
     seen.check(&[("reload", &[], 78)], on_bus);
     daemon.refuse(Refusal::Failed("no".to_owned()));
-    seen.check(
-        &[
-            ("connect", &["enf0"], 1),
-            ("disconnect", &["enf0"], 1),
-            ("reconnect", &["enf0"], 1),
-            ("lockdown", &["enf0", "on"], 1),
-            ("reload", &[], 1),
-            ("group add", &["lan", "eth1"], 1),
-            ("group remove", &["lan", "eth1"], 1),
-        ],
-        on_bus,
-    );
+    seen.check(&CHANGES.map(|(verb, more)| (verb, more, 1)), on_bus);
 
-    let all = verbs(&enftun::cli::command(), "");
+    let all: Vec<_> = verbs::of(&enftun::cli::command()).into_iter().map(|(name, _)| name).collect();
     for verb in &all {
         seen.check(&[(verb, &["--no-such-option"], 2)], on_bus);
     }
@@ -194,18 +183,9 @@ async fn every_verb_ends_with_the_code_that_the_documentation_has() {
         return skip(TEST, reason);
     }
     let program = bus.place(CTL);
-    seen.check(
-        &[
-            ("connect", &["enf0"], 4),
-            ("disconnect", &["enf0"], 4),
-            ("reconnect", &["enf0"], 4),
-            ("lockdown", &["enf0", "on"], 4),
-            ("reload", &[], 4),
-            ("group add", &["lan", "eth1"], 4),
-            ("group remove", &["lan", "eth1"], 4),
-        ],
-        |command| bus.command_as_nobody(&program).args(command.get_args()).output().unwrap(),
-    );
+    seen.check(&CHANGES.map(|(verb, more)| (verb, more, 4)), |command| {
+        bus.command_as_nobody(&program).args(command.get_args()).output().unwrap()
+    });
     drop(served);
     bus.kill();
     seen.check(&[("monitor", &[], 3), ("status", &[], 3)], on_bus);

@@ -2,7 +2,7 @@
 
 use crate::common::bus::{PrivateBus, own_uid};
 use crate::common::schema::{ENFTUNCTL, ROUTER, documents, faults, hold, no_validator};
-use crate::common::skip;
+use crate::common::{skip, verbs};
 use crate::simulation::{Simulation, failure};
 use enftun::config::Severity;
 use enftun::dbus::{self, Bus};
@@ -27,15 +27,11 @@ fn schema(file: &str) -> Value {
     serde_json::from_str(&read(file)).unwrap()
 }
 
-/// The verbs that have `--json`, with their full names.
-fn verbs(command: &clap::Command, before: &str) -> BTreeSet<String> {
-    let verbs = command.get_subcommands().map(|verb| (format!("{before}{}", verb.get_name()), verb));
-    verbs
-        .flat_map(|(name, verb)| {
-            let own = verb.get_arguments().any(|argument| argument.get_long() == Some("json"));
-            own.then(|| name.clone()).into_iter().chain(self::verbs(verb, &format!("{name} "))).collect::<Vec<_>>()
-        })
-        .collect()
+/// The verbs that have `--json`.
+fn verbs() -> BTreeSet<String> {
+    let verbs = verbs::of(&enftun::cli::command()).into_iter();
+    let has_json = |verb: &clap::Command| verb.get_arguments().any(|argument| argument.get_long() == Some("json"));
+    verbs.filter(|(_, verb)| has_json(verb)).map(|(name, _)| name).collect()
 }
 
 /// One tunnel that is connected and has counted, and one that failed: every key that may be null is so once, and is not once.
@@ -106,7 +102,7 @@ async fn every_verb_prints_what_the_schema_has() {
     served.close().await;
 
     let here = ELSEWHERE.iter().map(|verb| (*verb).to_owned()).chain(held).collect::<BTreeSet<_>>();
-    assert_eq!(here, verbs(&enftun::cli::command(), ""), "each verb with --json is held against the schema");
+    assert_eq!(here, verbs(), "each verb with --json is held against the schema");
 }
 
 /// What `monitor` tells until it has told of a repair.
@@ -142,7 +138,7 @@ fn the_examples_in_json_md_are_as_the_schema_has_them() {
             shown.insert(name.to_owned());
         }
     }
-    assert_eq!(shown, verbs(&enftun::cli::command(), ""), "each verb with --json has a section");
+    assert_eq!(shown, verbs(), "each verb with --json has a section");
 }
 
 #[test]

@@ -10,6 +10,7 @@ pub mod notify;
 pub mod openmetrics;
 pub mod polkit;
 pub mod schema;
+pub mod verbs;
 
 use std::time::{Duration, Instant};
 

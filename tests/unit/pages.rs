@@ -2,8 +2,8 @@
 //! defaults are the programs' own, and the tools that show them have nothing to complain of.
 
 use crate::common::bus::has;
-use crate::common::skip;
-use clap::{ArgAction, Command};
+use crate::common::{skip, verbs};
+use clap::ArgAction;
 use enftun::config::{self, Finding, known_keys};
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
@@ -30,24 +30,13 @@ fn tags(plain: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Each verb that does something, with its full name.
-fn verbs(command: &Command, before: &str) -> Vec<(String, Command)> {
-    let verbs = command.get_subcommands().map(|verb| (format!("{before}{}", verb.get_name()), verb));
-    verbs
-        .flat_map(|(name, verb)| match verb.has_subcommands() {
-            true => self::verbs(verb, &format!("{name} ")),
-            false => vec![(name, verb.clone())],
-        })
-        .collect()
-}
-
 #[test]
 fn every_verb_and_every_option_is_in_the_page_of_its_program() {
     for (name, mut command) in man::programs() {
         let section = if name == "enftunctl" { 1 } else { 8 };
         let (_, plain) = page(&format!("{name}.{section}"));
         let mut checked = 0;
-        for (verb, command) in verbs(&command, "") {
+        for (verb, command) in verbs::of(&command) {
             let (_, part) = plain
                 .split_once(&format!("\n.SS \"{verb} "))
                 .or_else(|| plain.split_once(&format!("\n.SS {verb}\n")))
@@ -312,7 +301,7 @@ fn bash_completes_verbs_options_and_the_words_of_an_argument() {
     assert_eq!(offered(&["enftunctl", "con"]), ["connect"]);
     assert_eq!(offered(&["enftunctl", "connect", "--w"]), ["--wait"]);
     assert_eq!(offered(&["enftunctl", "plan", "--state", "dis"]), ["disconnected", "disconnecting"]);
-    let verbs: Vec<String> = verbs(&enftun::cli::command(), "").into_iter().map(|(name, _)| name).collect();
+    let verbs: Vec<String> = verbs::of(&enftun::cli::command()).into_iter().map(|(name, _)| name).collect();
     let all = offered(&["enftunctl", ""]);
     for verb in verbs.iter().map(|name| name.split(' ').next().unwrap()) {
         assert!(all.iter().any(|word| word == verb), "{verb}");
@@ -350,7 +339,7 @@ fn shells_complete_the_names_of_tunnels() {
 #[test]
 fn every_value_has_a_name_that_people_understand() {
     for (name, command) in man::programs() {
-        for (verb, mut command) in verbs(&command, "") {
+        for (verb, mut command) in verbs::of(&command) {
             command.build();
             for argument in command.get_arguments().filter(|argument| matches!(argument.get_action(), ArgAction::Set)) {
                 assert!(argument.get_help().is_some(), "{name} {verb} {}", argument.get_id());
