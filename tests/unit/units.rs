@@ -94,6 +94,14 @@ fn said(output: &Output) -> String {
 #[test]
 fn systemd_understands_every_line_of_every_unit_and_drop_in() {
     let Some(root) = Root::new("systemd_understands_every_line_of_every_unit_and_drop_in") else { return };
+    let asked: Vec<PathBuf> = UNITS.iter().map(|(unit, _)| root.unit(unit)).collect();
+    for file in files(&Path::new(HERE).join("systemd/system")) {
+        assert!(
+            asked.iter().any(|asked| asked.file_name() == file.file_name()),
+            "{} is not asked about",
+            file.display()
+        );
+    }
     let clean = root.verify();
     assert!(clean.status.success() && said(&clean).is_empty(), "{}", said(&clean));
 
