@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, HashMap};
 use zbus::message::{Flags, Header, Type};
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, MatchRule, MessageStream, fdo};
-use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, ImplicitAuthorization, Subject};
+use zbus_polkit::policykit1::{
+    ActionDescription, AuthorityProxy, CheckAuthorizationFlags, ImplicitAuthorization, Subject,
+};
 
 const POLKIT: &str = "org.freedesktop.PolicyKit1";
 
@@ -101,28 +103,31 @@ pub async fn check(
 pub async fn permissions(connection: &Connection, header: &Header<'_>) -> zbus::Result<BTreeMap<String, &'static str>> {
     let authority = authority(connection).await?;
     let Ok(subject) = Subject::new_for_message_header(header) else { return Ok(refused()) };
-    let mut permissions = refused();
+    let mut permissions = BTreeMap::new();
+    let mut asking = Vec::new();
     for action in Action::ALL {
         let flags = CheckAuthorizationFlags::empty();
         let judged = authority.check_authorization(&subject, &action.id(), &Details::new(), flags, "").await?;
-        let word = match (judged.is_authorized, judged.is_challenge) {
-            (true, _) => "yes",
-            (false, true) if own_password_suffices(&authority, *action).await? => "auth",
-            (false, true) => "auth_admin",
-            (false, false) => "no",
-        };
-        permissions.insert(action.id(), word);
+        permissions.insert(action.id(), if judged.is_authorized { "yes" } else { "no" });
+        if !judged.is_authorized && judged.is_challenge {
+            asking.push(action.id());
+        }
+    }
+    if !asking.is_empty() {
+        let actions = authority.enumerate_actions("").await?;
+        for action in asking {
+            let described = actions.iter().find(|found| found.action_id == action);
+            let word = if described.is_some_and(own_password_suffices) { "auth" } else { "auth_admin" };
+            permissions.insert(action, word);
+        }
     }
     Ok(permissions)
 }
 
 /// Polkit says that somebody is to be asked, and not who: that is what the policy says. A rule that says otherwise is not seen.
-async fn own_password_suffices(authority: &AuthorityProxy<'_>, action: Action) -> zbus::Result<bool> {
+fn own_password_suffices(action: &ActionDescription) -> bool {
     let own = [ImplicitAuthorization::AuthenticationRequired, ImplicitAuthorization::AuthenticationRequiredRetained];
-    let described = authority.enumerate_actions("").await?.into_iter().find(|found| found.action_id == action.id());
-    Ok(described.is_some_and(|found| {
-        [found.implicit_any, found.implicit_inactive, found.implicit_active].iter().any(|answer| own.contains(answer))
-    }))
+    [&action.implicit_any, &action.implicit_inactive, &action.implicit_active].iter().any(|answer| own.contains(answer))
 }
 
 /// What everybody but root and the daemon's user may do where there is no polkit: look.

@@ -18,6 +18,7 @@ mod machine;
 
 mod boot;
 mod figures;
+mod journal;
 mod life;
 mod neighbours;
 mod packages;
