@@ -91,10 +91,19 @@ impl Finding {
 
     /// `FILE:LINE:COLUMN: error: key: text`, and the suggestion after it in brackets: for logs and editors.
     pub fn one_line(&self) -> String {
-        let Self { severity, line, column, .. } = self;
+        self.line(&format!("{}: ", self.severity))
+    }
+
+    /// The same without the severity, for where that stands elsewhere.
+    pub fn place_and_text(&self) -> String {
+        self.line("")
+    }
+
+    fn line(&self, severity: &str) -> String {
+        let Self { line, column, .. } = self;
         let file = self.file.display();
         let help = self.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
-        format!("{file}:{line}:{column}: {severity}: {}{help}", self.subject())
+        format!("{file}:{line}:{column}: {severity}{}{help}", self.subject())
     }
 
     fn subject(&self) -> String {

@@ -44,7 +44,7 @@ impl Daemon {
             warnings.extend(own.into_iter().chain(router).map(|warning| warning.of(name)));
         }
         for finding in self.findings.iter().filter(|finding| finding.severity == Severity::Warning) {
-            warnings.push(Warning::new(Code::Configuration, Severity::Warning, finding.one_line()));
+            warnings.push(Warning::new(Code::Configuration, Severity::Warning, finding.place_and_text()));
         }
         warnings.sort_by_key(|warning| warning.severity);
         warnings
