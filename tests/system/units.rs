@@ -193,6 +193,30 @@ RequiredForOnline=no
 ";
 
 #[test]
+fn the_boot_unit_blocks_whatever_is_missing() {
+    story("the_boot_unit_blocks_whatever_is_missing", |bed| {
+        bed.install();
+        let reaches = |far: &str| bed.machine.sh(&format!("ping -c 1 -W 1 {far}")).status.success();
+        for (missing, mended) in [
+            (
+                "mv /var/lib/enftun /root/kept; touch /var/lib/enftun",
+                "rm /var/lib/enftun; mv /root/kept /var/lib/enftun",
+            ),
+            ("mv /run/enftun /root/kept", "mv /root/kept /run/enftun"),
+            ("mv /etc/enftun/tunnels /root/kept", "mv /root/kept /etc/enftun/tunnels"),
+        ] {
+            FAR.iter().for_each(|far| bed.reaches(far));
+            bed.machine.must(missing);
+            bed.machine.sh("systemctl start enftun-lockdown@enf0");
+            FAR.iter().for_each(|far| assert!(!reaches(far), "{far} without `{missing}`"));
+            bed.machine.must(&format!("{mended}; systemctl stop enftun-lockdown@enf0; systemctl reset-failed"));
+            bed.machine.must("enftunctl clear enf0");
+        }
+        FAR.iter().for_each(|far| bed.reaches(far));
+    });
+}
+
+#[test]
 fn a_wedged_daemon_is_killed_by_its_watchdog_and_the_next_one_takes_over() {
     story("a_wedged_daemon_is_killed_by_its_watchdog_and_the_next_one_takes_over", |bed| {
         bed.machine.write("/etc/systemd/system/enftund.service.d/short.conf", "[Service]\nWatchdogSec=2\n");
