@@ -148,6 +148,13 @@ proptest! {
 }
 
 #[test]
+fn the_name_of_an_included_file_cannot_steer_the_terminal() {
+    let Imported { toml, findings } = import_text("@include \"a\u{1b}[2J\"\n");
+    assert!(toml.is_none() && findings[0].text.contains("control characters"), "{findings:?}");
+    assert!(!findings.iter().any(|finding| finding.to_string().contains('\u{1b}')));
+}
+
+#[test]
 fn depth_and_size_have_limits() {
     for text in
         ["a = (".repeat(100_000), "a = { ".repeat(100_000), "@include \"self\"".to_owned(), "a=1 ".repeat(100_000)]

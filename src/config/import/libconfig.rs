@@ -197,6 +197,11 @@ impl Lexer<'_> {
     }
 
     fn include(&mut self, name: &str, place: &Place, depth: usize) -> Result<(), Fault> {
+        // Findings show it, and it would speak to the terminal.
+        if name.contains(char::is_control) {
+            let text = "the name of a file with control characters in it, which is not read";
+            return Err(Fault::Include(Notice::new(place, text)));
+        }
         if depth >= DEEPEST_INCLUDE {
             return Err(syntax(place, &format!("files include each other more than {DEEPEST_INCLUDE} deep")));
         }
