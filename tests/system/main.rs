@@ -16,6 +16,7 @@ mod fire;
 #[allow(dead_code)]
 mod machine;
 
+mod activation;
 mod boot;
 mod figures;
 mod journal;
