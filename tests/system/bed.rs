@@ -13,6 +13,7 @@ use crate::common::wait_for;
 use crate::machine::Machine;
 use crate::sniffer::{Frame, Kind, Sniffer};
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::SystemTime;
 
@@ -57,7 +58,7 @@ pub fn switched_off(test: &str, tell: impl FnOnce(&mut Bed)) {
     let sniffer = plug(&unplugged, &far);
     let directory = tempfile::tempdir().unwrap();
     let mut bed = Bed { machine, far, sniffer, directory, router: None, unplugged: Some(unplugged) };
-    bed.write_credentials();
+    write_credentials(bed.directory.path());
     bed.start_router();
     tell(&mut bed);
 }
@@ -70,6 +71,20 @@ fn plug(network: &Netns, far: &Netns) -> Sniffer {
         "ip addr add {ROUTER}/24 dev wan0; ip addr add {ROUTER6}/64 dev wan0 nodad; ip addr add fe80::1/64 dev wan0 nodad"
     ));
     Sniffer::start(far, "wan0")
+}
+
+/// A CA, what the router and the tunnel `enf0` need of it, and the router's configuration, which is for any network.
+pub fn write_credentials(path: &Path) {
+    let ca = Ca::v3("Test Root");
+    ca.write(path, "ca");
+    ca.sign_v3(Leaf::new("router.example.net").dns("router.example.net")).write(path, "router");
+    ca.sign_v3(Leaf::new(OWN).ip(OWN)).write(path, "enf0");
+    let router = format!(
+        "listen = [\"{ROUTER}:443\", \"[{ROUTER6}]:443\"]\ncert_file = \"router.crt.pem\"\nkey_file = \"router.key.pem\"\n\
+         client_ca_file = \"ca.pem\"\nendpoints_dir = \"endpoints\"\ncontrol_socket = \"control.sock\"\n\
+         [tun]\ndev = \"enfr0\"\naddresses = [\"{OVERLAY_ROUTER}/64\"]\n"
+    );
+    write(&path.join("router.toml"), router.as_bytes(), 0o644);
 }
 
 impl Bed {
@@ -118,21 +133,7 @@ impl Bed {
         self.unplugged = Some(network);
     }
 
-    fn write_credentials(&self) {
-        let path = self.directory.path();
-        let ca = Ca::v3("Test Root");
-        ca.write(path, "ca");
-        ca.sign_v3(Leaf::new("router.example.net").dns("router.example.net")).write(path, "router");
-        ca.sign_v3(Leaf::new(OWN).ip(OWN)).write(path, "enf0");
-        let router = format!(
-            "listen = [\"{ROUTER}:443\", \"[{ROUTER6}]:443\"]\ncert_file = \"router.crt.pem\"\nkey_file = \"router.key.pem\"\n\
-             client_ca_file = \"ca.pem\"\nendpoints_dir = \"endpoints\"\ncontrol_socket = \"control.sock\"\n\
-             [tun]\ndev = \"enfr0\"\naddresses = [\"{OVERLAY_ROUTER}/64\"]\n"
-        );
-        write(&path.join("router.toml"), router.as_bytes(), 0o644);
-    }
-
-    /// A file of [`Self::write_credentials`]: `ca.pem`, `enf0.crt.pem`, `enf0.key.pem`, those of the router.
+    /// A file of [`write_credentials`]: `ca.pem`, `enf0.crt.pem`, `enf0.key.pem`, those of the router.
     pub fn credential(&self, file: &str) -> String {
         std::fs::read_to_string(self.directory.path().join(file)).unwrap()
     }

@@ -21,7 +21,7 @@ pub fn source(path: &str) -> PathBuf {
 }
 
 /// Why no machine can boot here.
-fn missing() -> Option<String> {
+pub fn missing() -> Option<String> {
     if !nix::unistd::getuid().is_root() {
         return Some("needs root".to_owned());
     }
@@ -32,8 +32,8 @@ fn missing() -> Option<String> {
     Some(format!("{program} is missing"))
 }
 
-/// The Debian root of all machines, made when there is none for the script as it is now.
-fn root() -> &'static Path {
+/// Where the Debian root of all machines is, `root`, and a kernel, `kernel`; made when there is none for the script as it is now.
+pub fn root() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
     ROOT.get_or_init(|| {
         let script = source("tests/system/root");
@@ -44,7 +44,7 @@ fn root() -> &'static Path {
             let unfinished = tempfile::Builder::new().prefix("unfinished-root-").tempdir_in(cache()).unwrap();
             let log = unfinished.path().join("log");
             let made = Command::new(script)
-                .arg(unfinished.path().join("root"))
+                .arg(unfinished.path().join("whole"))
                 .stdin(Stdio::null())
                 .stdout(std::fs::File::create(&log).unwrap())
                 .stderr(std::fs::OpenOptions::new().append(true).open(&log).unwrap())
@@ -55,7 +55,7 @@ fn root() -> &'static Path {
                     std::fs::remove_dir_all(old.path()).unwrap();
                 }
             }
-            std::fs::rename(unfinished.path().join("root"), &root).unwrap();
+            std::fs::rename(unfinished.path().join("whole"), &root).unwrap();
         }
         root
     })
@@ -107,7 +107,7 @@ impl Machine {
         let console = cache().join(format!("console-of-{test}"));
         let mut keeper = Command::new(source("tests/system/machine"))
             .arg(name)
-            .arg(root())
+            .arg(root().join("root"))
             .arg(shared())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

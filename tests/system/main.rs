@@ -26,3 +26,4 @@ mod packages;
 mod polkit;
 mod rpm;
 mod units;
+mod vm;
