@@ -72,6 +72,10 @@ async fn take_away(
     paths: &Paths,
 ) -> Result<(), String> {
     let mut kernel = Kernel::new(nix::unistd::geteuid().as_raw(), &paths.runtime).map_err(|error| chain(&error))?;
+    let before = Host::with(in_force.plans().values(), kernel.owner(), !in_force.unknown().is_empty());
+    if let Some(table) = &before.firewall {
+        kernel.presume(table);
+    }
     let mut errors = Vec::new();
     for scope in scopes {
         errors.extend(kernel.clear(scope).await.err().into_iter().flatten());

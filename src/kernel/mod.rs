@@ -216,6 +216,12 @@ impl Kernel {
         KernelError::all(errors).map_or(Ok(done), Err)
     }
 
+    /// Takes it for granted that our table is in the kernel as `table`, for so it is written down: that nft is gone since is an
+    /// error then.
+    pub fn presume(&mut self, table: &plan::nft::Table) {
+        self.firewall.policy = table.to_string().into();
+    }
+
     async fn no_table(&mut self) -> Result<Option<String>, KernelError> {
         let found = match nft::observe(plan::TABLE).await {
             // A host without nft has no table of ours, unless nft went away since.

@@ -234,6 +234,17 @@ impl Machine {
         self.must(&format!("dpkg --install {}", files.join(" ")));
     }
 
+    /// Has its shells see in /proc what its services see, as on a host: one id of this boot, and sysctls of the network that can
+    /// be written. nspawn mounts an id of its own over the kernel's, and makes /proc/sys read-only; services of ours have
+    /// another /proc. `journalctl --boot` finds nothing from then on.
+    #[track_caller]
+    pub fn unveil_proc(&self) {
+        self.must(
+            "umount /proc/sys/kernel/random/boot_id
+             mount -t proc proc /mnt; mount --bind /mnt/sys/net /proc/sys/net; umount /mnt",
+        );
+    }
+
     /// Writes a file on its disk; directories on the way are made.
     #[track_caller]
     pub fn write(&self, path: &str, content: &str) {
@@ -250,7 +261,7 @@ impl Machine {
             "for family in 4 6; do
                 ip -$family rule | sed \"s/^/-$family rule /\"; ip -$family route show table all | sed \"s/^/-$family route /\"
              done
-             ip -brief link; ip -brief address; nft list ruleset",
+             ip -brief link; ip -brief address; nft list ruleset; grep . /proc/sys/net/ipv4/conf/all/src_valid_mark",
         );
         state.lines().map(str::to_owned).collect()
     }

@@ -38,6 +38,7 @@ fn removed_and_purged_the_host_is_open_and_as_it_was() {
         bed.connected();
         assert!(!bed.machine.sh(&format!("ping -c 1 -W 1 {}", FAR[0])).status.success(), "it blocks");
 
+        bed.machine.unveil_proc();
         bed.machine.must("apt-get --quiet --assume-yes remove enftun");
         FAR.iter().for_each(|far| bed.reaches(far));
         assert_eq!(bed.machine.network_state(), before);
@@ -52,6 +53,9 @@ fn removed_and_purged_the_host_is_open_and_as_it_was() {
         bed.machine.must("systemctl start enftun@enf0");
         bed.connected();
 
+        // Nothing of ours runs, and it blocks; that goes, too.
+        bed.machine.must("systemctl stop enftund");
+        bed.machine.must_not(&format!("ping -c 1 -W 1 {}", FAR[1]));
         let said = bed.machine.must("apt-get --quiet --assume-yes purge enftun");
         assert!(said.contains("/etc/enftun is kept"), "{said}");
         FAR.iter().for_each(|far| bed.reaches(far));
@@ -66,6 +70,24 @@ fn removed_and_purged_the_host_is_open_and_as_it_was() {
             bed.machine.must("find /etc/enftun -type f | sort"),
             "/etc/enftun/enf.cacert.pem\n/etc/enftun/enf0/enf0.crt.pem\n/etc/enftun/enf0/enf0.key.pem\n/etc/enftun/tunnels/enf0.toml\n"
         );
+    });
+}
+
+#[test]
+fn a_package_that_cannot_open_the_host_stays() {
+    story("a_package_that_cannot_open_the_host_stays", |bed| {
+        let before = bed.machine.network_state();
+        bed.install();
+        bed.machine.must("systemctl enable --now enftun@enf0");
+        bed.connected();
+        bed.machine.unveil_proc();
+        bed.machine.must("mv /usr/sbin/nft /usr/sbin/nft.away");
+        let said = bed.machine.must_not("dpkg --remove enftun");
+        assert!(said.contains("enftunctl clear --all") && said.contains("enftun is not removed"), "{said}");
+        bed.machine.must_not(&format!("ping -c 1 -W 1 {}", FAR[1]));
+        bed.machine.must("mv /usr/sbin/nft.away /usr/sbin/nft; dpkg --remove enftun");
+        FAR.iter().for_each(|far| bed.reaches(far));
+        assert_eq!(bed.machine.network_state(), before);
     });
 }
 

@@ -88,12 +88,14 @@ fn an_rpm_is_installed_upgraded_under_fire_and_erased() {
         assert_eq!(bed.machine.must("rpm -q --queryformat '%{VERSION}' enftun"), "9.0.0");
         assert!(bed.machine.must("cat /etc/enftun/enftun.toml").contains("# mine"));
 
+        bed.nothing_failed();
+        bed.machine.unveil_proc();
         bed.machine.must("rpm --erase --nodeps enftun");
         drop(fire);
         FAR.iter().for_each(|far| bed.reaches(far));
         assert_eq!(bed.machine.network_state(), before);
         assert_eq!(bed.machine.must("find /etc/systemd/system /usr -name '*enftun*'"), "");
         bed.machine.must("grep '# mine' /etc/enftun/enftun.toml.rpmsave; test -f /etc/enftun/tunnels/enf0.toml");
-        bed.nothing_failed();
+        assert_eq!(bed.machine.must("systemctl --failed --no-legend"), "");
     });
 }
