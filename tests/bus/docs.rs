@@ -64,6 +64,20 @@ async fn every_command_in_dbus_md_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_busctl_command_in_the_readme_works() {
+    let Some(bus) = PrivateBus::start("every_busctl_command_in_the_readme_works") else { return };
+    let (daemon, core) = Simulation::new(&["enf0"]);
+    let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
+    daemon.connected("enf0");
+    daemon.connect_at_once();
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let commands: Vec<&str> = readme.lines().filter(|line| line.starts_with("busctl ")).collect();
+    assert_eq!(commands.len(), 5);
+    run(&bus, &commands);
+    assert_eq!(daemon.requests().len(), 2, "the calls reached the daemon");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_busctl_command_in_the_manual_pages_works() {
     let Some(bus) = PrivateBus::start("every_busctl_command_in_the_manual_pages_works") else { return };
     let (daemon, core) = Simulation::new(&["enf0"]);

@@ -8,5 +8,6 @@ mod import;
 mod journal;
 mod nftables;
 mod pages;
+mod readme;
 mod tls;
 mod units;
