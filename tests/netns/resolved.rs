@@ -31,6 +31,12 @@ fn unpacked(path: &str) -> Option<PathBuf> {
     [unpacked, Path::new("/").join(path)].into_iter().find(|file| file.exists())
 }
 
+/// What our package lets the daemon's user do, who is nobody here.
+fn our_rule() -> String {
+    let rule = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("dbus/org.enftun.Enftun1.rules"));
+    rule.unwrap().replace("\"enftun\"", "\"nobody\"")
+}
+
 /// The client is the test's own namespace; router and name servers are in the far one.
 struct World {
     bus: PrivateBus,
@@ -174,9 +180,7 @@ impl World {
     fn start_polkitd(&mut self) -> bool {
         // Neither our own rule nor resolved's actions are this host's.
         let actions = unpacked("usr/share/polkit-1/actions/org.freedesktop.resolve1.policy").unwrap();
-        let rule = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("dbus/org.enftun.Enftun1.rules"));
-        let rule = rule.unwrap().replace("\"enftun\"", "\"nobody\"");
-        self.polkit = Polkit::start_with(&self.bus, &[&actions], &rule);
+        self.polkit = Polkit::start_with(&self.bus, &[&actions], &our_rule());
         self.polkit.is_some()
     }
 
@@ -476,7 +480,6 @@ fn without_the_permission_there_is_one_warning_that_names_it() {
         if let Some(why) = no_other_uid() {
             return skip("without_the_permission_there_is_one_warning_that_names_it", why);
         }
-        let rules = fs::read_to_string(world.path().join("rules.d/org.enftun.Enftun1.rules")).unwrap();
         world.allow("");
         world.write_tunnel(LAN, EVERY_NAME);
         world.start_resolved();
@@ -490,7 +493,7 @@ fn without_the_permission_there_is_one_warning_that_names_it() {
         }
         assert!(ping(ROUTER));
         assert_eq!(world.link("enf0"), "[] [] false");
-        world.allow(&rules);
+        world.allow(&our_rule());
         wait_for("polkitd to know that it is allowed", || world.lets_nobody());
         stdout(world.ctl(&["reconnect", "enf0", "--wait"]));
         world.link_becomes(&every_name());
