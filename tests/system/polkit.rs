@@ -91,8 +91,10 @@ struct Terminal {
 impl Terminal {
     /// Starts a command as bob, logged in at a terminal.
     fn start(bed: &Bed, command: &str) -> Self {
+        // What is printed at the very end may be lost with the terminal, so it stays open.
         let login = format!(
-            "systemd-run --quiet --pty --wait --collect -p User=bob -p PAMName=login sh -c '{command}; echo ended with $?'"
+            "systemd-run --quiet --pty --wait --collect -p User=bob -p PAMName=login \
+             sh -c '{command}; echo ended with $?; sleep 300'"
         );
         // `script` gives systemd-run the terminal that it passes on.
         let mut child = bed
