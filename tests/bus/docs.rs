@@ -1,7 +1,6 @@
 //! What the documentation shows is what happens.
 
 use crate::common::bus::{PrivateBus, own_uid, stdout};
-use crate::common::wait_for;
 use crate::simulation::{LOG_LEVEL, SINCE, Simulation, time};
 use enftun::dbus;
 use enftun::state::Reason;
@@ -23,8 +22,17 @@ fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
 #[path = "../../packaging/pages/man.rs"]
 mod man;
 
-/// Runs each of these calls of `busctl` as a person would; all of them work.
-fn run(bus: &PrivateBus, commands: &[&str]) {
+/// Runs each of these calls of `busctl` as a person would, with the tunnel and the group that the texts speak of: all work, and
+/// so many of them are requests to the daemon.
+async fn run(test: &str, commands: &[&str], requests: usize) {
+    let Some(bus) = PrivateBus::start(test) else { return };
+    let (daemon, core) = Simulation::new(&["enf0"]);
+    daemon.group("lan", |_| ());
+    daemon.connected("enf0");
+    daemon.connect_at_once();
+    let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
+    let _level = LOG_LEVEL.lock().await;
+    let level = log::max_level();
     for command in commands {
         let mut shell = bus.command("sh");
         shell.args(["-c", &format!("exec {command}")]);
@@ -41,59 +49,32 @@ fn run(bus: &PrivateBus, commands: &[&str]) {
         child.wait().unwrap();
         assert!(said.contains("Monitoring bus"), "{command}: {said}");
     }
+    log::set_max_level(level);
+    assert_eq!(daemon.requests().len(), requests, "the calls reached the daemon");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_in_dbus_md_works() {
-    let Some(bus) = PrivateBus::start("every_command_in_dbus_md_works") else { return };
-    let (daemon, core) = Simulation::new(&["enf0"]);
-    let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
-    daemon.connected("enf0");
-    daemon.group("lan", |_| ());
-    let group = ["introspect", dbus::NAME, "/org/enftun/Enftun1/group/lan"];
-    wait_for("the group", || bus.busctl(&group).status.success());
-    daemon.connect_at_once();
-    let _level = LOG_LEVEL.lock().await;
-    let level = log::max_level();
     let text = document("dbus.md");
     let commands: Vec<&str> = blocks(&text, "sh").iter().flat_map(|block| block.lines()).collect();
     assert_eq!(commands.len(), 26);
-    run(&bus, &commands);
-    log::set_max_level(level);
-    assert_eq!(daemon.requests().len(), 11, "the calls reached the daemon");
+    run("every_command_in_dbus_md_works", &commands, 11).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_busctl_command_in_the_readme_works() {
-    let Some(bus) = PrivateBus::start("every_busctl_command_in_the_readme_works") else { return };
-    let (daemon, core) = Simulation::new(&["enf0"]);
-    let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
-    daemon.connected("enf0");
-    daemon.connect_at_once();
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let commands: Vec<&str> = readme.lines().filter(|line| line.starts_with("busctl ")).collect();
+    let text = document("../README.md");
+    let commands: Vec<&str> = text.lines().filter(|line| line.starts_with("busctl ")).collect();
     assert_eq!(commands.len(), 5);
-    run(&bus, &commands);
-    assert_eq!(daemon.requests().len(), 2, "the calls reached the daemon");
+    run("every_busctl_command_in_the_readme_works", &commands, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_busctl_command_in_the_manual_pages_works() {
-    let Some(bus) = PrivateBus::start("every_busctl_command_in_the_manual_pages_works") else { return };
-    let (daemon, core) = Simulation::new(&["enf0"]);
-    let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
-    daemon.connected("enf0");
-    daemon.group("lan", |_| ());
-    let group = ["introspect", dbus::NAME, "/org/enftun/Enftun1/group/lan"];
-    wait_for("the group", || bus.busctl(&group).status.success());
-    let _level = LOG_LEVEL.lock().await;
-    let level = log::max_level();
-    let pages: String = man::pages().into_iter().map(|(_, text)| text.replace("\\-", "-")).collect();
-    let commands: Vec<&str> = pages.lines().filter(|line| line.starts_with("busctl ")).collect();
+    let text: String = man::pages().into_iter().map(|(_, text)| text.replace("\\-", "-")).collect();
+    let commands: Vec<&str> = text.lines().filter(|line| line.starts_with("busctl ")).collect();
     assert_eq!(commands.len(), 13);
-    run(&bus, &commands);
-    log::set_max_level(level);
-    assert_eq!(daemon.requests().len(), 8, "the calls reached the daemon");
+    run("every_busctl_command_in_the_manual_pages_works", &commands, 8).await;
 }
 
 #[test]
