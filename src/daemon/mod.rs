@@ -297,13 +297,14 @@ impl Daemon {
                 self.open(name, session, openings).await;
                 let _ = granted.send(());
             }
+            SessionEvent::Refused { .. } | SessionEvent::Suspect => {}
             SessionEvent::Ready(link) => {
-                let openings = Openings { remotes: vec![link.peer], ..Openings::default() };
+                let openings = Openings { remotes: link.peer.into_iter().collect(), ..Openings::default() };
                 if let Some(tunnel) = self.speaks_for(name, session) {
                     tunnel.openings = openings;
                     let config = tunnel.config.clone();
-                    let host = config.remote.hosts.iter().find(|host| host.to_string() == link.remote);
-                    if let Some(Err(error)) = host.map(|host| self.addresses.set(&host.host, link.peer.ip())) {
+                    let host = config.remote.hosts.get(link.index).zip(link.peer);
+                    if let Some(Err(error)) = host.map(|(host, peer)| self.addresses.set(&host.host, peer.ip())) {
                         log::warn!(ENFTUN_TUNNEL = name; "remember the router's address: {error}");
                     }
                 }
@@ -398,6 +399,10 @@ impl Daemon {
                 };
                 tunnel.session_on = tunnel.ifindex;
                 tunnel.session = Some(session::start(Spec {
+                    id,
+                    remotes: (0..tunnel.config.remote.hosts.len()).collect(),
+                    upstream: tunnel.upstream.clone(),
+                    probe: Arc::default(),
                     tunnel: tunnel.config.clone(),
                     tun,
                     counters: tunnel.counters.clone(),
@@ -528,7 +533,10 @@ impl Daemon {
         let remote = state.link.as_ref().map_or("", |link| &link.remote);
         let detail = match (state.phase, &state.last_failure, &state.link) {
             (Phase::Error | Phase::Reconnecting, Some(failure), _) => format!(": {}", failure.text),
-            (Phase::Connected, _, Some(link)) => format!(" to {} ({})", link.remote, link.peer),
+            (Phase::Connected, _, Some(link)) => {
+                let peer = link.peer.map(|peer| format!(" ({peer})")).unwrap_or_default();
+                format!(" to {}{peer}", link.remote)
+            }
             _ => String::new(),
         };
         log::log!(target: STATES, level, MESSAGE_ID = kind, ENFTUN_TUNNEL = name, ENFTUN_STATE = state.phase.as_str(),

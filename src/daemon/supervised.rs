@@ -6,7 +6,7 @@ use super::targets::Targets;
 use crate::config::{self, Group, Kind, Lockdown};
 use crate::plan::{self, Facts, Openings, Plan, Scope};
 use crate::state::{self, Moment, Phase, Policy, Wanted};
-use crate::tunnel::{Counters, Session};
+use crate::tunnel::{Counters, Session, Upstream};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -20,6 +20,8 @@ pub(super) struct Supervised {
     pub written: Lockdown,
     pub state: state::Tunnel,
     pub session: Option<Session>,
+    /// Which of its sessions takes packets.
+    pub upstream: Upstream,
     /// The device that the session reads and writes.
     pub session_on: Option<u32>,
     pub counters: Arc<Counters>,
@@ -48,6 +50,7 @@ impl Supervised {
             written,
             state: state::Tunnel::default(),
             session: None,
+            upstream: Upstream::default(),
             session_on: None,
             counters: Arc::default(),
             due: None,

@@ -75,8 +75,12 @@ pub struct Tick {
 pub struct Link {
     /// The configured remote, as `host:port`.
     pub remote: String,
-    /// The address that answered.
-    pub peer: SocketAddr,
+    /// Its place in `remote.hosts`.
+    pub index: usize,
+    /// The address that was dialled; none: a way that is not IP.
+    pub peer: Option<SocketAddr>,
+    /// The own end of that connection.
+    pub local: Option<SocketAddr>,
     /// Own addresses with prefix length.
     pub addresses: Vec<IpNet>,
     /// What TLS agreed on.

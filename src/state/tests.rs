@@ -20,7 +20,9 @@ fn at(seconds: u64) -> Tick {
 fn link() -> Link {
     Link {
         remote: "router.example.net:443".into(),
-        peer: "192.0.2.1:443".parse().unwrap(),
+        index: 0,
+        peer: "192.0.2.1:443".parse().ok(),
+        local: "192.0.2.9:40000".parse().ok(),
         addresses: vec!["fd00:8f80:1::1234/128".parse().unwrap()],
         tls: Tls::default(),
     }

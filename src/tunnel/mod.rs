@@ -8,10 +8,15 @@ pub mod enf;
 
 pub use counters::{Counters, DropReason};
 
-use crate::state::{Ended, Link, SessionId};
+use crate::state::{Ended, Failure, Link, SessionId};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{AcqRel, Acquire},
+};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 /// How long a session that was told to stop may take to say goodbye.
@@ -36,8 +41,17 @@ pub enum SessionEvent {
         /// Answered once they are allowed.
         granted: oneshot::Sender<()>,
     },
-    /// The far end has sent its first frame: packets can flow.
+    /// A remote cannot be used now; the next one is tried.
+    Refused {
+        /// Its place in `remote.hosts`.
+        index: usize,
+        /// Why.
+        failure: Failure,
+    },
+    /// The far end has sent its first frame: packets can flow, and go out through this session from now on.
     Ready(Link),
+    /// The far end owes an answer for longer than a path that works takes. The session goes on.
+    Suspect,
     /// It is over; nothing follows.
     Ended(Ended),
 }
@@ -62,17 +76,41 @@ impl Reporter {
     }
 }
 
+/// Which of a tunnel's sessions takes packets from the host: one at a time, always the newest that has heard from its far end.
+#[derive(Clone, Debug, Default)]
+pub struct Upstream(Arc<AtomicU64>);
+
+impl Upstream {
+    /// This session takes packets from now on, unless a newer one does.
+    pub fn take(&self, session: SessionId) {
+        self.0.fetch_max(session, AcqRel);
+    }
+
+    /// This session takes packets.
+    pub fn belongs_to(&self, session: SessionId) -> bool {
+        self.0.load(Acquire) == session
+    }
+}
+
 /// A running session. Dropping it ends it at once.
 #[derive(Debug)]
 pub struct Session {
     stop: Option<oneshot::Sender<()>>,
+    probe: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
 impl Session {
     /// Takes over a task that ends soon after `stop` resolves.
-    pub fn new(stop: oneshot::Sender<()>, task: JoinHandle<()>) -> Self {
-        Self { stop: Some(stop), task }
+    /// `probe` asks it for a sign of life of the far end, at once.
+    pub fn new(stop: oneshot::Sender<()>, probe: Arc<Notify>, task: JoinHandle<()>) -> Self {
+        Self { stop: Some(stop), probe, task }
+    }
+
+    /// Something happened to the path: the far end is asked for a sign of life now, and a silent one is told as
+    /// [`SessionEvent::Suspect`] soon.
+    pub fn probe(&self) {
+        self.probe.notify_one();
     }
 
     /// Asks it to say goodbye, and waits until it is gone; after a second it is ended without.

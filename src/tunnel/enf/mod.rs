@@ -1,8 +1,10 @@
 //! Kind `enf`: IP packets between a TUN device and an ENF router over TLS (the ENF wire, version 1).
 
+mod connect;
 pub mod filter;
 pub mod frame;
 pub mod heartbeat;
 pub mod packet;
+mod pump;
 pub mod session;
 pub mod wire;
