@@ -134,7 +134,8 @@ impl Scope {
 pub struct Facts<'a> {
     /// What the kernel must hold.
     pub wanted: &'a Wanted,
-    /// The addresses that stay on the link between two sessions, so that sockets keep their source.
+    /// Own addresses of the last session. They stay on the link until the next one, so that sockets keep their source, and
+    /// as long as the tunnel blocks no socket that is left sends from them by another way.
     pub kept: &'a [IpNet],
     /// Where our own packets may go now.
     pub openings: &'a Openings,
@@ -147,7 +148,7 @@ pub fn build(tunnel: &config::Tunnel, groups: &BTreeMap<String, Group>, facts: F
     let mut plan = Scope::of(tunnel).empty();
     let (link, carrier, addresses) = match wanted {
         Wanted::Open => return plan,
-        Wanted::Blocked => (false, false, [].as_slice()),
+        Wanted::Blocked => (false, false, kept),
         Wanted::Connecting => (true, false, kept),
         Wanted::Connected(addresses) => (true, true, addresses.as_slice()),
     };
@@ -218,7 +219,8 @@ fn rules(scope: &Scope) -> Vec<Rule> {
 impl Plan {
     /// The same tunnel with nothing but what blocks: what a plan in state `blocked` is.
     pub fn blocking(&self) -> Self {
-        let policy = |policy: &Policy| Policy { trusted: policy.trusted.clone(), ..Policy::default() };
+        let policy =
+            |policy: &Policy| Policy { own: policy.own.clone(), trusted: policy.trusted.clone(), ..Policy::default() };
         let holds = |route: &&Route| route.target == Target::Unreachable;
         Self {
             link: None,
@@ -227,6 +229,11 @@ impl Plan {
             policy: self.policy.as_ref().map(policy),
             ..self.clone()
         }
+    }
+
+    /// The addresses that no other link carries packets from or to.
+    pub fn own_addresses(&self) -> Vec<IpNet> {
+        self.policy.iter().flat_map(|policy| &policy.own).map(|address| IpNet::from(*address)).collect()
     }
 
     /// Makes this plan, which is in force, hold what `next` holds back too, and let pass only what `next` lets pass. An own

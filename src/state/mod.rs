@@ -196,7 +196,7 @@ pub struct Tunnel {
     pub next_attempt: Option<Moment>,
     /// Facts of the live session, once its first frame has arrived.
     pub link: Option<Link>,
-    /// The addresses the link keeps while a new session is on its way, so that sockets keep their source.
+    /// The own addresses of the last session, for as long as the tunnel blocks.
     addresses: Vec<IpNet>,
     /// Blocked while it is not wanted, whatever the policy.
     locked: bool,
@@ -245,7 +245,12 @@ impl Tunnel {
         }
     }
 
-    /// The addresses that stay on the link between two sessions.
+    /// A tunnel that blocked under these own addresses when the daemon started.
+    pub fn found(addresses: Vec<IpNet>) -> Self {
+        Self { addresses, ..Self::default() }
+    }
+
+    /// The own addresses of the last session: on the link until the next one, and nobody's source elsewhere.
     pub fn kept_addresses(&self) -> &[IpNet] {
         &self.addresses
     }
@@ -270,7 +275,7 @@ impl Tunnel {
                 Target::Up => self.dial(reason),
                 Target::Down => Vec::new(),
             },
-            Event::Applied => self.applied(tick),
+            Event::Applied => self.applied(policy, tick),
             Event::ApplyFailed(failure) => self.apply_failed(failure, policy, tick),
             Event::Ready(id, link) if self.session == Some(id) => {
                 self.link = Some(link);
@@ -332,7 +337,6 @@ impl Tunnel {
     fn go_down(&mut self, reason: Reason) -> Vec<Effect> {
         self.enter(Phase::Disconnecting, reason);
         let mut effects: Vec<Effect> = self.stop_session().into_iter().collect();
-        self.addresses.clear();
         self.locked = false;
         effects.push(self.wake_at(None));
         effects.push(Effect::Apply);
@@ -348,12 +352,15 @@ impl Tunnel {
         effects
     }
 
-    fn applied(&mut self, tick: Tick) -> Vec<Effect> {
+    fn applied(&mut self, policy: &Policy, tick: Tick) -> Vec<Effect> {
         match (self.phase, &self.link) {
             (Phase::Disconnecting, _) => {
                 self.enter(Phase::Disconnected, self.reason);
                 self.last_failure = None;
                 self.attempt = 0;
+                if self.wanted(policy) == Wanted::Open {
+                    self.addresses.clear();
+                }
                 Vec::new()
             }
             (Phase::Connecting, None) if self.session.is_none() => {

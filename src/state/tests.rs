@@ -279,6 +279,19 @@ fn the_address_stays_on_the_link_between_sessions_and_goes_with_the_user() {
     assert!(story.tunnel.kept_addresses().is_empty());
 }
 
+#[test]
+fn under_lockdown_the_own_address_stays_guarded_until_the_user_opens_it() {
+    let mut story = Story::connected(0);
+    story.policy.lockdown = Lockdown::Boot;
+    story.tell(Event::Disconnect, at(1));
+    assert_eq!(story.tunnel.wanted(&story.policy), Wanted::Blocked);
+    assert_eq!(story.tunnel.kept_addresses(), link().addresses, "a socket that is left may still send from it");
+    story.policy.lockdown = Lockdown::Session;
+    story.tell(Event::Unlock, at(2));
+    assert_eq!(story.tunnel.wanted(&story.policy), Wanted::Open);
+    assert!(story.tunnel.kept_addresses().is_empty());
+}
+
 #[derive(Clone, Debug)]
 enum Input {
     Connect,

@@ -1,10 +1,12 @@
 //! Nothing leaves while something happens: one story for each thing that can happen. In each, every probe fires all the time.
 
-use crate::bed::{Bed, Example, LAN, LAN6, LINK_LOCAL, ROUTER, ROUTER6, figure, story, times};
+use crate::bed::{Bed, Example, LAN, LAN6, LINK_LOCAL, NEIGHBOUR6, OWN, ROUTER, ROUTER6, figure, story, times};
 use crate::common::netns::{ip, sh, try_ip};
 use crate::common::wait_for;
 use crate::probes::Probing;
 use nix::sys::signal::Signal;
+use socket2::{Domain, Socket, Type};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 const EXAMPLES: [Example; 2] = [Example::Device, Example::Server];
@@ -69,6 +71,49 @@ fn disconnected_under_lockdown_and_connected_again() {
             });
         });
     }
+}
+
+/// What a program that had the tunnel's address says when that is gone, as a retransmission does: to a neighbour, who is in
+/// no prefix of this example.
+#[test]
+fn a_socket_that_is_left_of_the_tunnel_says_nothing_while_it_is_blocked() {
+    let test = "a_socket_that_is_left_of_the_tunnel_says_nothing_while_it_is_blocked";
+    story(test, Example::Server, |bed| {
+        bed.configure(|tunnel| {
+            tunnel["route"].as_table_mut().unwrap().insert("lockdown".to_owned(), "boot".into());
+        });
+        let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
+        socket.set_freebind_v6(true).unwrap();
+        socket.bind(&SocketAddr::new(OWN.parse().unwrap(), 7008).into()).unwrap();
+        let neighbour = SocketAddr::new(NEIGHBOUR6.parse().unwrap(), 7009).into();
+        let own: IpAddr = OWN.parse().unwrap();
+        let heard = |bed: &Bed, since| bed.sniffer.since(since).iter().any(|frame| frame.source == Some(own));
+        let seen_within = |bed: &Bed, limit: Duration| {
+            let begun = SystemTime::now();
+            while SystemTime::now() < begun + limit {
+                // Refused by the firewall, or sent.
+                let _ = socket.send_to(b"still here", &neighbour);
+                if heard(bed, begun) {
+                    return true;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            false
+        };
+        let (control, while_blocked) = (Duration::from_secs(30), Duration::from_secs(1));
+        assert!(seen_within(bed, control), "the sniffer sees it while nothing is blocked");
+        bed.start_daemon();
+        bed.connected();
+        assert!(!seen_within(bed, while_blocked), "connected");
+        bed.must("disconnect", &["--wait=30s"]);
+        assert!(!seen_within(bed, while_blocked), "disconnected under lockdown");
+        bed.kill_daemon();
+        bed.start_daemon();
+        bed.until("disconnected");
+        assert!(!seen_within(bed, while_blocked), "after a restart of the daemon");
+        bed.must("lockdown", &["off"]);
+        assert!(seen_within(bed, control), "opened by the user");
+    });
 }
 
 #[test]
