@@ -33,7 +33,7 @@ impl Backoff {
     }
 }
 
-fn jittered(whole: f64, retry: &Retry, random: f64) -> Duration {
+pub(super) fn jittered(whole: f64, retry: &Retry, random: f64) -> Duration {
     let share = 1.0 - retry.jitter.clamp(0.0, 1.0) * random.clamp(0.0, 1.0);
     Duration::try_from_secs_f64(whole * share).unwrap_or(retry.max).max(FLOOR)
 }

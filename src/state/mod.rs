@@ -15,10 +15,12 @@
 mod backoff;
 mod failure;
 pub mod health;
+mod remotes;
 
 pub use backoff::Backoff;
 pub(crate) use failure::words;
 pub use failure::{Failure, Reason};
+pub use remotes::Remotes;
 
 use crate::config::{Lockdown, Retry};
 use crate::error::Class;
