@@ -11,12 +11,8 @@ pub use counters::{Counters, DropReason};
 use crate::state::{Ended, Failure, Link, SessionId};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{AcqRel, Acquire},
-};
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// How long a session that was told to stop may take to say goodbye.
@@ -78,17 +74,33 @@ impl Reporter {
 
 /// Which of a tunnel's sessions takes packets from the host: one at a time, always the newest that has heard from its far end.
 #[derive(Clone, Debug, Default)]
-pub struct Upstream(Arc<AtomicU64>);
+pub struct Upstream(watch::Sender<SessionId>);
 
 impl Upstream {
-    /// This session takes packets from now on, unless a newer one does.
+    /// This session takes packets from now on, unless a newer one does. Whoever is [taking](Self::while_mine) some finishes
+    /// first.
     pub fn take(&self, session: SessionId) {
-        self.0.fetch_max(session, AcqRel);
+        self.0.send_if_modified(|holder| {
+            let newer = session > *holder;
+            *holder = session.max(*holder);
+            newer
+        });
     }
 
     /// This session takes packets.
     pub fn belongs_to(&self, session: SessionId) -> bool {
-        self.0.load(Acquire) == session
+        *self.0.borrow() == session
+    }
+
+    /// Runs `some` while nobody else can take over; `None`: another session takes packets. `some` must not wait.
+    pub fn while_mine<T>(&self, session: SessionId, some: impl FnOnce() -> T) -> Option<T> {
+        let holder = self.0.borrow();
+        (*holder == session).then(some)
+    }
+
+    /// The number of the session that takes packets, now and whenever that changes.
+    pub fn holder(&self) -> watch::Receiver<SessionId> {
+        self.0.subscribe()
     }
 }
 
@@ -127,5 +139,52 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_session_has_the_upstream_and_an_older_one_does_not_get_it_back() {
+        let upstream = Upstream::default();
+        let mut holder = upstream.holder();
+        upstream.take(2);
+        assert!(upstream.belongs_to(2) && holder.has_changed().unwrap());
+        holder.mark_unchanged();
+        upstream.take(1);
+        upstream.take(2);
+        assert!(upstream.belongs_to(2) && !upstream.belongs_to(1));
+        assert!(!holder.has_changed().unwrap(), "nobody is woken for nothing");
+        assert_eq!((upstream.while_mine(1, || ()), upstream.while_mine(2, || ())), (None, Some(())));
+        upstream.take(3);
+        assert_eq!(*holder.borrow_and_update(), 3);
+    }
+
+    #[test]
+    fn nobody_takes_over_in_the_middle_of_a_packet() {
+        use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+        let (upstream, taking) = (Upstream::default(), AtomicBool::new(false));
+        upstream.take(1);
+        // Each session reads as often as it may; two at the same time would find the flag set.
+        std::thread::scope(|scope| {
+            for session in 1..=4 {
+                let (upstream, taking) = (&upstream, &taking);
+                scope.spawn(move || {
+                    upstream.take(session);
+                    let mut turns = 0;
+                    while turns < 1000 && upstream.belongs_to(session) {
+                        upstream.while_mine(session, || {
+                            assert!(!taking.swap(true, SeqCst), "two sessions take packets");
+                            std::thread::yield_now();
+                            taking.store(false, SeqCst);
+                        });
+                        turns += 1;
+                    }
+                });
+            }
+        });
+        assert!(upstream.belongs_to(4));
     }
 }

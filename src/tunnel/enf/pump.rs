@@ -1,5 +1,12 @@
 //! Packets between the TUN and the wire, until one of them ends or the router is silent. It counts every packet it drops, and
 //! never lets a bad packet end the session.
+//!
+//! Several sessions of a tunnel may live at the same time, on one TUN. All deliver what they receive; one takes packets:
+//!
+//! ```text
+//! standby --first valid frame--> upstream --a newer session has it--> draining --closed, or too long--> over
+//! asks for a sign of life        takes packets from the TUN           sends nothing, delivers what is still on the way
+//! ```
 
 use super::filter::{Filter, Ingress};
 use super::heartbeat::{self, Beat, Clock};
@@ -7,14 +14,15 @@ use super::session::Spec;
 use super::wire::{Wire, WireError};
 use crate::config;
 use crate::error::{Class, chain};
-use crate::state::{Ended, Failure, Link, Moment, Reason};
+use crate::state::{Ended, Failure, Link, Moment, Reason, SessionId};
 use crate::sys::tun::Tun;
 use crate::transport::tls;
-use crate::tunnel::{Counters, DropReason, Reporter, SessionEvent};
+use crate::tunnel::{Counters, DropReason, Reporter, SessionEvent, Upstream};
 use std::io;
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, Shutdown};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep_until;
 
 /// Packets taken from the TUN before the wire is served again.
@@ -23,20 +31,46 @@ const BATCH: usize = 64;
 const READ: usize = 2048;
 /// A deadline that never comes.
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
+/// How long a draining session leaves its own direction open: routers exist that throw away what they have for a client that
+/// said goodbye.
+const GRACE: Duration = Duration::from_millis(500);
+/// A draining session ends after this time at the latest. More than a router gives it.
+const DRAIN: Duration = Duration::from_secs(6);
 
 /// Carries packets both ways. Both directions are served whenever the task wakes; neither waits for the other.
 pub(super) struct Pump {
+    id: SessionId,
     wire: Wire,
     tun: Arc<Tun>,
     filter: Filter,
     clock: Clock,
     counters: Arc<Counters>,
+    upstream: Upstream,
+    /// The session that has the upstream.
+    holder: watch::Receiver<SessionId>,
+    probe: Arc<Notify>,
     own: Ipv6Addr,
     started: Instant,
     /// The router's first valid frame has arrived.
     ready: bool,
+    draining: Option<Draining>,
     /// Bytes of the largest packet that may enter the tunnel.
     mtu: usize,
+}
+
+/// A newer session has taken over.
+#[derive(Clone, Copy)]
+struct Draining {
+    since: Moment,
+    goodbye: Goodbye,
+}
+
+/// How far the end of the own direction is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Goodbye {
+    Unsaid,
+    Sealed,
+    Sent,
 }
 
 /// Why the pump stopped.
@@ -44,6 +78,7 @@ enum Stop {
     Wire(WireError),
     Tun(io::Error),
     Silent,
+    Drained,
 }
 
 impl Pump {
@@ -51,14 +86,19 @@ impl Pump {
         let own_v4 = enf.tun.ipv4_address.filter(|_| enf.route.allow_ipv4).map(|net| net.addr());
         let remote = &spec.tunnel.remote;
         Self {
+            id: spec.id,
             wire,
             tun: spec.tun.clone(),
             filter: Filter::new(own, own_v4, &enf.route.prefixes),
             clock: Clock::new(remote.heartbeat_period, remote.heartbeat_timeout, Duration::ZERO),
             counters: spec.counters.clone(),
+            upstream: spec.upstream.clone(),
+            holder: spec.upstream.holder(),
+            probe: spec.probe.clone(),
             own,
             started: Instant::now(),
             ready: false,
+            draining: None,
             mtu: usize::from(enf.tun.mtu),
         }
     }
@@ -72,8 +112,12 @@ impl Pump {
             if self.ready
                 && let Some(link) = link.take()
             {
-                self.counters.session_ready();
-                reporter.report(SessionEvent::Ready(link)).await;
+                self.upstream.take(self.id);
+                // Otherwise a newer one was faster: nobody waits for this one any more.
+                if self.upstream.belongs_to(self.id) {
+                    self.counters.session_ready();
+                    reporter.report(SessionEvent::Ready(link)).await;
+                }
             }
             if let Err(stop) = self.wait().await {
                 break stop;
@@ -89,7 +133,25 @@ impl Pump {
     /// Does what can be done without waiting.
     fn turn(&mut self) -> Result<(), Stop> {
         self.take_from_wire()?;
-        self.take_from_tun()?;
+        if self.draining.is_none() && self.is_succeeded() {
+            self.draining = Some(Draining { since: self.now(), goodbye: Goodbye::Unsaid });
+        }
+        match self.draining {
+            Some(draining) => self.drain(draining)?,
+            None => {
+                self.take_from_tun()?;
+                self.beat()?;
+            }
+        }
+        self.wire.flush().map_err(Stop::Wire)
+    }
+
+    /// A newer session takes packets.
+    fn is_succeeded(&self) -> bool {
+        *self.holder.borrow() > self.id
+    }
+
+    fn beat(&mut self) -> Result<(), Stop> {
         match self.clock.poll(self.now()) {
             Beat::Dead => return Err(Stop::Silent),
             Beat::Send => {
@@ -97,7 +159,26 @@ impl Pump {
             }
             Beat::Wait => {}
         }
-        self.wire.flush().map_err(Stop::Wire)
+        Ok(())
+    }
+
+    /// Nothing is sent any more but what waits already, and then the goodbye. What is still on the way from the router is
+    /// delivered until it closes.
+    fn drain(&mut self, mut draining: Draining) -> Result<(), Stop> {
+        let drained_for = self.now().saturating_sub(draining.since);
+        if drained_for >= DRAIN {
+            return Err(Stop::Drained);
+        }
+        if draining.goodbye == Goodbye::Unsaid && drained_for >= GRACE {
+            self.wire.close();
+            draining.goodbye = Goodbye::Sealed;
+        }
+        if draining.goodbye == Goodbye::Sealed && !self.wire.pending() {
+            let _ = socket2::SockRef::from(self.wire.socket()).shutdown(Shutdown::Write);
+            draining.goodbye = Goodbye::Sent;
+        }
+        self.draining = Some(draining);
+        Ok(())
     }
 
     fn take_from_wire(&mut self) -> Result<(), Stop> {
@@ -131,6 +212,11 @@ impl Pump {
     }
 
     fn take_from_tun(&mut self) -> Result<(), Stop> {
+        let upstream = self.upstream.clone();
+        upstream.while_mine(self.id, || self.take_batch()).unwrap_or(Ok(()))
+    }
+
+    fn take_batch(&mut self) -> Result<(), Stop> {
         let mut packet = [0; READ];
         for _ in 0..BATCH {
             if !self.wire.room() {
@@ -156,24 +242,44 @@ impl Pump {
     }
 
     /// Sleeps until there is something to do.
-    async fn wait(&self) -> Result<(), Stop> {
-        let at = self.started + self.clock.next().unwrap_or(NEVER);
+    async fn wait(&mut self) -> Result<(), Stop> {
+        let at = self.started + self.next().unwrap_or(NEVER);
+        let (id, draining) = (self.id, self.draining.is_some());
+        let taking = !draining && self.ready && self.wire.room();
         tokio::select! {
             ready = self.wire.ready(self.wire.pending()) => {
                 ready.map(|_| ()).map_err(|error| Stop::Wire(WireError::Reset(error)))
             }
-            readable = self.tun.readable(), if self.wire.room() => readable.map_err(Stop::Tun),
+            // Whoever does not read does not ask either: readiness is left to the one that does.
+            readable = self.tun.readable(), if taking => readable.map_err(Stop::Tun),
+            _ = self.holder.wait_for(|holder| *holder > id), if !draining => Ok(()),
+            () = self.probe.notified(), if !draining => Ok(()),
             () = sleep_until(at.into()) => Ok(()),
         }
     }
 
+    /// When there is something to do although nothing happens.
+    fn next(&self) -> Option<Moment> {
+        match self.draining {
+            Some(Draining { since, goodbye: Goodbye::Unsaid }) => Some(since + GRACE),
+            Some(Draining { since, .. }) => Some(since + DRAIN),
+            None => self.clock.next(),
+        }
+    }
+
     fn ended(&self, stop: Stop) -> Ended {
+        let stop = if self.draining.is_some() || self.is_succeeded() { Stop::Drained } else { stop };
         let by_far_end = matches!(stop, Stop::Wire(WireError::Closed | WireError::Eof | WireError::Reset(_)));
         Ended { failure: self.failure(stop), unheard: by_far_end && !self.ready }
     }
 
     fn failure(&self, stop: Stop) -> Failure {
         match stop {
+            Stop::Drained => Failure::new(
+                Reason::Superseded,
+                Class::Transient,
+                "a newer session of this tunnel has taken over, as it was meant to",
+            ),
             Stop::Silent => Failure::new(
                 Reason::HeartbeatTimeout,
                 Class::Transient,
