@@ -10,6 +10,7 @@ mod guard;
 mod host;
 mod link;
 mod nft;
+mod path;
 mod previous;
 mod route;
 mod rule;
@@ -19,6 +20,7 @@ mod watch;
 pub use error::KernelError;
 pub use host::HostApplied;
 pub use nft::Firewall;
+pub use path::Path;
 pub use watch::Watch;
 
 use crate::plan::{self, Change, Host, Observed, Plan, Scope};
@@ -27,7 +29,6 @@ use guard::Guard;
 use previous::Previous;
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::AbortHandle;
@@ -82,7 +83,7 @@ impl Drop for Kernel {
 impl Kernel {
     /// Opens rtnetlink. `owner` is the user who may attach to TUN devices; in a user namespace that does not know this user,
     /// it is the user we are. In `runtime_dir` stands what was there before of what is not ours. Needs a tokio runtime.
-    pub fn new(owner: u32, runtime_dir: &Path) -> Result<Self, KernelError> {
+    pub fn new(owner: u32, runtime_dir: &std::path::Path) -> Result<Self, KernelError> {
         let previous = Previous::open(runtime_dir)?;
         // With strict checks the kernel honours the filters of dumps: a table of ours is read without all others.
         let (connection, netlink, _) = rtnetlink::new_connection_with_strict_check().map_err(KernelError::Netlink)?;

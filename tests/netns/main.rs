@@ -13,6 +13,7 @@ mod kernel;
 mod last_mile;
 mod lockdown;
 mod names;
+mod path;
 mod resolved;
 mod router;
 mod ruleset;
