@@ -53,7 +53,10 @@ pub fn run(args: Plan) -> Result<(), CliError> {
 
 /// The remotes that need no look-up: where the session's own packets would be let go.
 fn remotes(tunnel: &Tunnel) -> Vec<SocketAddr> {
-    let address = |host: &config::Host| Some(SocketAddr::new(host.host.parse().ok()?, host.port));
+    let address = |host: &config::Host| {
+        let (name, port) = host.dialled()?;
+        Some(SocketAddr::new(name.parse().ok()?, port))
+    };
     tunnel.remote.hosts.iter().filter_map(address).collect()
 }
 

@@ -222,7 +222,22 @@ impl Source {
     }
 }
 
+/// The line with a star for each character of a user's name and password in front of an `@`.
+fn without_logins(line: &str) -> String {
+    let word = |word: &str| {
+        let Some((before, host)) = word.rsplit_once('@').filter(|(before, _)| before.contains(':')) else {
+            return word.to_owned();
+        };
+        let quote = || before.find(['"', '\'']).map(|at| at + 1);
+        let start = before.find("://").map(|at| at + 3).or_else(quote).unwrap_or(0);
+        let (shown, login) = before.split_at(start);
+        format!("{shown}{}@{host}", "*".repeat(login.chars().count()))
+    };
+    line.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
 fn excerpt(line: &str, before: usize, marked: usize) -> Excerpt {
+    let line = &without_logins(line);
     let long = line.chars().nth(SHOWN).is_some();
     let skipped = if long { before.saturating_sub(BEFORE) } else { 0 };
     let mut shown = String::new();

@@ -123,7 +123,7 @@ impl Translation {
             return;
         };
         let judge = |text: &str| match values::endpoint(text)? {
-            Endpoint::Vsock => Err(Complaint::new("the C client cannot reach a router over vsock")),
+            Endpoint::Vsock { .. } => Err(Complaint::new("the C client cannot reach a router over vsock")),
             Endpoint::Tcp(host, None) => Ok(host.to_lowercase()),
             Endpoint::Tcp(..) => {
                 let text = format!("{} has a port in it, which the C client took for a part of the name", quoted(text));

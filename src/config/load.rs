@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -11,7 +12,7 @@ use super::findings::{Finding, Severity, Source};
 use super::reader::{self, Reading};
 use super::values::{self, Complaint, quoted};
 use super::{Config, Enf, Group, Kind, Router, Tunnel, daemon, router, tunnel};
-use crate::paths::Paths;
+use crate::paths::{DAEMON_USER, Paths};
 
 /// No configuration file is larger.
 const LARGEST: u64 = 1 << 20;
@@ -162,7 +163,7 @@ pub fn check_files(files: &[PathBuf], config_dir: &Path) -> Vec<Finding> {
         } else if name == "router.toml" || reader::has_top_level(&text, "listen") {
             found.insert(at, router::parse(file, &text).findings);
         } else {
-            candidates.push((at, Candidate::parse(file, config_dir, &text)));
+            candidates.push((at, Candidate::of(file, config_dir, Ok(text))));
         }
     }
     let groups = groups.unwrap_or_else(|| match read_daemon(&config_dir.join("enftun.toml")) {
@@ -185,7 +186,11 @@ struct Candidate {
 impl Candidate {
     fn of(file: &Path, config_dir: &Path, text: Result<String, Finding>) -> Self {
         match text {
-            Ok(text) => Self::parse(file, config_dir, &text),
+            Ok(text) => {
+                let mut candidate = Self::parse(file, config_dir, &text);
+                candidate.judge_readers(file);
+                candidate
+            }
             Err(finding) => Self { name: stem(file), content: Err(finding) },
         }
     }
@@ -193,6 +198,17 @@ impl Candidate {
     fn parse(file: &Path, config_dir: &Path, text: &str) -> Self {
         let name = stem(file);
         Self { content: Ok(tunnel::parse(&name, file, config_dir, text)), name }
+    }
+
+    /// Warns when everybody may read a file with a password in it.
+    fn judge_readers(&mut self, file: &Path) {
+        let Ok(reading) = &mut self.content else { return };
+        let everybodys = || file.metadata().is_ok_and(|metadata| metadata.mode() & 0o004 != 0);
+        if reading.has_secrets() && everybodys() {
+            let text = "has a user's name or password in it, and every user of this host may read the file";
+            let help = format!("chgrp {DAEMON_USER} {0} && chmod 640 {0}", file.display());
+            reading.warn_of_secrets(&Complaint::new(text).help(&help));
+        }
     }
 
     /// The tunnel, or the name of one that cannot be used.

@@ -5,8 +5,10 @@
 
 mod daemon;
 mod findings;
+mod host;
 mod import;
 mod load;
+mod proxy;
 mod reader;
 mod router;
 mod sink;
@@ -15,6 +17,7 @@ mod unavailable;
 mod values;
 
 pub use findings::{Finding, Severity, findings_json};
+pub use host::{Host, Login, Proxy, Scheme, Way, authority};
 pub use import::{Imported, import, import_text};
 pub use load::{
     Loaded, check_files, check_text, known_keys, load, load_daemon, load_router, load_tunnel, parse_daemon,
@@ -143,26 +146,6 @@ pub struct Remote {
     pub connect_timeout: Duration,
     /// TCP congestion control of the tunnel socket; none: the system's.
     pub congestion_control: Option<String>,
-}
-
-/// One far end.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Host {
-    /// A name, or an IP address in text without brackets.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-}
-
-impl std::fmt::Display for Host {
-    /// `host:port`, an IPv6 address in brackets.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
 }
 
 /// `[route]`.

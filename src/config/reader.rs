@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::findings::{Finding, Severity, Source};
-use super::sink::Sink;
+use super::sink::{Parts, Sink};
 use super::values::{self, Complaint, clipped, quoted};
 
 /// What came out of one file.
@@ -22,6 +22,7 @@ pub(super) struct Reading<T> {
     pub(super) known: BTreeSet<String>,
     source: Source,
     places: BTreeMap<String, Range<usize>>,
+    secrets: Vec<(String, Range<usize>)>,
 }
 
 impl<T> Reading<T> {
@@ -31,6 +32,21 @@ impl<T> Reading<T> {
 
     pub(super) fn file(&self) -> &Path {
         self.source.file()
+    }
+
+    /// The file has something in it that is not for everybody.
+    pub(super) fn has_secrets(&self) -> bool {
+        !self.secrets.is_empty()
+    }
+
+    /// Adds a warning at everything that is not for everybody.
+    pub(super) fn warn_of_secrets(&mut self, complaint: &Complaint) {
+        for (key, span) in std::mem::take(&mut self.secrets) {
+            let mut finding = self.source.finding(Severity::Warning, key, span, complaint.text.clone());
+            finding.help.clone_from(&complaint.help);
+            self.findings.push(finding);
+        }
+        self.findings.sort_by_key(|finding| (finding.line, finding.column));
     }
 
     /// Adds an error at `place`, or where the nearest table around it begins when the file does not name it.
@@ -59,8 +75,8 @@ pub(super) fn read<T>(file: &Path, text: &str, walk: impl FnOnce(&mut Section<'_
         sink.syntax(error.message(), error.span().unwrap_or(0..0));
     }
     let value = walk(&mut Section::new(&sink, String::new(), Some(root.get_ref()), 0..0));
-    let (findings, places, known) = sink.into_parts();
-    Reading { value, findings, known, source, places }
+    let Parts { findings, places, secrets, known } = sink.into_parts();
+    Reading { value, findings, known, source, places, secrets }
 }
 
 /// Whether `text` has `key` at its top: enough to tell one sort of file from another, however broken the rest is.
@@ -307,6 +323,22 @@ impl<'a> Item<'a> {
             return None;
         };
         judge(text).map_err(|complaint| self.error(complaint)).ok()
+    }
+
+    /// As [`Self::parse`], for what may hold a secret: then the line is not shown when it is wrong.
+    pub(super) fn parse_secret<T>(&self, judge: impl FnOnce(&str) -> Result<T, Complaint>) -> Option<T> {
+        match self.value.as_str() {
+            Some(text) if text.split_once("://").map_or(text, |(_, rest)| rest).contains(['@', ':']) => {
+                let hidden = |complaint| self.sink.push_hidden(self.path.clone(), self.span.clone(), complaint);
+                judge(text).map_err(hidden).ok()
+            }
+            _ => self.parse(judge),
+        }
+    }
+
+    /// Remembers that this is not for everybody who may read files.
+    pub(super) fn is_secret(&self) {
+        self.sink.secret(self.path.clone(), self.span.clone());
     }
 
     /// As [`Self::parse`], for a duration: a bare number is a near miss.

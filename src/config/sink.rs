@@ -14,9 +14,22 @@ const MOST_FINDINGS: usize = 200;
 struct Collected {
     findings: Vec<Finding>,
     places: BTreeMap<String, Range<usize>>,
+    secrets: Vec<(String, Range<usize>)>,
     known: BTreeSet<String>,
     left_out: usize,
     errors_left_out: bool,
+}
+
+/// What was collected.
+pub(super) struct Parts {
+    /// In the order of the file.
+    pub(super) findings: Vec<Finding>,
+    /// Where each key stands.
+    pub(super) places: BTreeMap<String, Range<usize>>,
+    /// What is not for everybody: keys, and where their values stand.
+    pub(super) secrets: Vec<(String, Range<usize>)>,
+    /// Every key that was asked for.
+    pub(super) known: BTreeSet<String>,
 }
 
 /// Where the findings of one file go while it is read. What follows from a syntax error is not said a second time.
@@ -34,9 +47,8 @@ impl<'a> Sink<'a> {
         Self { source, state: RefCell::default(), broken_lines: BTreeSet::new(), lost_from: usize::MAX }
     }
 
-    /// The findings in the order of the file, where each key stands, and every key that was asked for.
-    pub(super) fn into_parts(self) -> (Vec<Finding>, BTreeMap<String, Range<usize>>, BTreeSet<String>) {
-        let Collected { mut findings, places, known, left_out, errors_left_out } = self.state.into_inner();
+    pub(super) fn into_parts(self) -> Parts {
+        let Collected { mut findings, places, secrets, known, left_out, errors_left_out } = self.state.into_inner();
         findings.sort_by_key(|finding| (finding.line, finding.column));
         if left_out > 0 {
             let text = format!("and {left_out} more findings, which are not shown");
@@ -44,12 +56,17 @@ impl<'a> Sink<'a> {
             rest.severity = if errors_left_out { Severity::Error } else { Severity::Warning };
             findings.push(rest);
         }
-        (findings, places, known)
+        Parts { findings, places, secrets, known }
     }
 
     /// Remembers where something stands, for findings that compare files; the first place counts.
     pub(super) fn place(&self, name: String, span: Range<usize>) {
         self.state.borrow_mut().places.entry(name).or_insert(span);
+    }
+
+    /// Remembers that what stands there is not for everybody.
+    pub(super) fn secret(&self, key: String, span: Range<usize>) {
+        self.state.borrow_mut().secrets.push((key, span));
     }
 
     /// Remembers that a reader knows `key`, whether it stands in the file or not.
@@ -87,13 +104,29 @@ impl<'a> Sink<'a> {
     }
 
     pub(super) fn push(&self, severity: Severity, key: String, span: Range<usize>, complaint: Complaint) {
+        self.push_as(severity, key, span, complaint, |finding| finding);
+    }
+
+    /// Adds an error without the line that it is about.
+    pub(super) fn push_hidden(&self, key: String, span: Range<usize>, complaint: Complaint) {
+        self.push_as(Severity::Error, key, span, complaint, Finding::without_excerpt);
+    }
+
+    fn push_as(
+        &self,
+        severity: Severity,
+        key: String,
+        span: Range<usize>,
+        complaint: Complaint,
+        form: impl FnOnce(Finding) -> Finding,
+    ) {
         if span.start >= self.lost_from || self.broken_lines.contains(&self.source.line(span.start)) {
             return;
         }
         self.keep(severity, || {
             let mut finding = self.source.finding(severity, key, span, complaint.text);
             finding.help = complaint.help;
-            finding
+            form(finding)
         });
     }
 

@@ -11,11 +11,10 @@ use ipnet::IpNet;
 use super::findings::Severity;
 use super::reader::{Item, Reading, Section, read};
 use super::values::{self, Complaint, Endpoint};
-use super::{Dns, Domain, Enf, Host, Identity, Kind, Lockdown, Remote, Retry, Route, Source, Tun, Tunnel};
+use super::{Dns, Domain, Enf, Host, Identity, Kind, Lockdown, Remote, Retry, Route, Source, Tun, Tunnel, Way, proxy};
 
 /// The kinds that this version has.
 const KINDS: &[&str] = &["enf"];
-const PROXIES: &[&str] = &["http://", "socks5://"];
 
 /// The kernel's group numbers are signed where rules compare them.
 pub(super) const LARGEST_GROUP: u32 = 0x7fff_ffff;
@@ -113,8 +112,9 @@ fn tun(name: &str, allow_ipv4: bool, section: &mut Section<'_>) -> Tun {
 
 fn remote(config_dir: &Path, section: &mut Section<'_>) -> Remote {
     let default_port = section.take("port").and_then(|item| item.port()).unwrap_or(443);
+    let way = section.take("proxy").and_then(|item| way(&item)).unwrap_or_default();
     let listed = section.require("hosts", "write hosts = [\"router.example.net\"] below [remote]");
-    let hosts = listed.map(|item| hosts(&item, default_port)).unwrap_or_default();
+    let hosts = listed.map(|item| hosts(&item, default_port, &way)).unwrap_or_default();
     let name = match section.take("name") {
         Some(item) => item.parse(values::certificate_name),
         None => {
@@ -124,10 +124,6 @@ fn remote(config_dir: &Path, section: &mut Section<'_>) -> Remote {
             None
         }
     };
-    if let Some(proxy) = section.take("proxy") {
-        proxy.parse(values::url(PROXIES));
-        proxy.asks_for("proxy");
-    }
     let ca_cert_file = section.path_or("ca_cert_file", config_dir, "enf.cacert.pem");
     let mut duration = |key, default, judge: &dyn Fn(&str) -> Result<Duration, Complaint>| {
         section.take(key).and_then(|item| item.duration(judge)).unwrap_or(Duration::from_secs(default))
@@ -139,7 +135,20 @@ fn remote(config_dir: &Path, section: &mut Section<'_>) -> Remote {
     Remote { hosts, ca_cert_file, name, heartbeat_period, heartbeat_timeout, connect_timeout, congestion_control }
 }
 
-fn hosts(listed: &Item<'_>, default_port: u16) -> Vec<Host> {
+/// What `proxy` says. Nothing of it is shown when it is wrong.
+fn way(item: &Item<'_>) -> Option<Way> {
+    Some(match item.parse_secret(proxy::proxy)? {
+        Some(proxy) => {
+            if proxy.login.is_some() {
+                item.is_secret();
+            }
+            Way::Proxy(proxy)
+        }
+        None => Way::Direct,
+    })
+}
+
+fn hosts(listed: &Item<'_>, default_port: u16, default_way: &Way) -> Vec<Host> {
     let Some(items) = listed.list() else { return Vec::new() };
     if items.is_empty() {
         listed.error(Complaint::new("is empty; a tunnel needs a far end").help("write [\"router.example.net\"]"));
@@ -147,31 +156,44 @@ fn hosts(listed: &Item<'_>, default_port: u16) -> Vec<Host> {
     let mut hosts = Vec::new();
     let mut seen = HashSet::new();
     for item in items {
-        let endpoint = if item.is_table() {
-            let mut table = item.clone().section();
-            let host = table.require("host", "write { host = \"router.example.net\" }");
-            if let Some(proxy) = table.take("proxy") {
-                proxy.parse(values::url(PROXIES));
-                proxy.asks_for("proxy");
-            }
-            host.and_then(|host| host.parse(values::endpoint))
+        let host = if item.is_table() {
+            in_a_table(&item, default_port, default_way)
         } else {
-            item.parse(values::endpoint)
+            item.parse(values::endpoint).map(|endpoint| host(endpoint, default_port, default_way.clone()))
         };
-        match endpoint {
-            Some(Endpoint::Vsock) => item.asks_for("vsock"),
-            Some(Endpoint::Tcp(host, port)) => {
-                let port = port.unwrap_or(default_port);
-                if seen.insert((host.to_lowercase(), port)) {
-                    hosts.push(Host { host, port });
-                } else {
-                    item.warning(Complaint::new("is given twice"));
-                }
-            }
-            None => {}
+        let Some(host) = host else { continue };
+        if seen.insert(Host { host: host.host.to_lowercase(), ..host.clone() }) {
+            hosts.push(host);
+        } else {
+            item.warning(Complaint::new("is given twice"));
         }
     }
     hosts
+}
+
+fn host(endpoint: Endpoint, default_port: u16, way: Way) -> Host {
+    match endpoint {
+        Endpoint::Tcp(host, port) => Host { host, port: port.unwrap_or(default_port), way },
+        Endpoint::Vsock { cid, port } => Host { host: String::new(), port: 0, way: Way::Vsock { cid, port } },
+    }
+}
+
+/// A far end in a table of its own; none when anything in it is wrong.
+fn in_a_table(item: &Item<'_>, default_port: u16, default_way: &Way) -> Option<Host> {
+    let mut table = item.clone().section();
+    let endpoint = table.require("host", "write { host = \"router.example.net\" }");
+    let port = table.take("port").map(|item| (item.port(), item));
+    let proxy = table.take("proxy").map(|item| (way(&item), item));
+    let endpoint = endpoint?.parse(values::endpoint)?;
+    if let (Some((_, item)), Endpoint::Tcp(_, Some(_)) | Endpoint::Vsock { .. }) = (&port, &endpoint) {
+        item.error(Complaint::new("is given, and host has one too").help("leave one of them out"));
+    }
+    if let (Some((Some(Way::Proxy(_)), item)), Endpoint::Vsock { .. }) = (&proxy, &endpoint) {
+        item.error(Complaint::new("is given for vsock, and no proxy leads there").help("leave it out"));
+    }
+    let port = port.map_or(Some(default_port), |(port, _)| port)?;
+    let way = proxy.map_or(Some(default_way.clone()), |(way, _)| way)?;
+    Some(host(endpoint, port, way))
 }
 
 fn route(section: &mut Section<'_>) -> Route {

@@ -10,8 +10,6 @@ const UNAVAILABLE: &[(&str, &str)] = &[
     ("advertise", "a host behind this one"),
     ("enrol", "enrolment"),
     ("router enrol", "the enrolment interface"),
-    ("proxy", "reaching a remote through a proxy"),
-    ("vsock", "reaching a remote over vsock"),
     ("tpm", "a key in a TPM"),
 ];
 

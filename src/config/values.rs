@@ -112,7 +112,7 @@ pub(super) enum Endpoint {
     /// A name or an address, and the port if one was given.
     Tcp(String, Option<u16>),
     /// `vsock:CID:PORT`.
-    Vsock,
+    Vsock { cid: u32, port: u32 },
 }
 
 /// `"name"`, `"name:444"`, `"198.51.100.7:444"`, `"2001:db8::1"`, `"[2001:db8::1]:444"`, `"vsock:2:443"`.
@@ -120,18 +120,23 @@ pub(super) fn endpoint(text: &str) -> Result<Endpoint, Complaint> {
     if text.is_empty() {
         return Err(Complaint::new("is empty; write a name or an address"));
     }
+    if text.contains('@') {
+        // What stands before it may be a password, and is not repeated.
+        let complaint = Complaint::new("has a user's name in it, and only a host and a port belong here");
+        return Err(complaint.help("a proxy is written { host = \"router.example.net\", proxy = \"http://…\" }"));
+    }
     if let Some((_, rest)) = text.split_once("://") {
         let rest = rest.split('/').next().unwrap_or_default();
         let complaint = Complaint::new(&format!("{} is a URL, and only a host and a port belong here", quoted(text)));
         return Err(if rest.is_empty() { complaint } else { complaint.help(&format!("write {}", quoted(rest))) });
     }
     if let Some(rest) = text.strip_prefix("vsock:") {
-        let fits =
-            rest.split_once(':').is_some_and(|(cid, port)| cid.parse::<u32>().is_ok() && port.parse::<u32>().is_ok());
-        return if fits {
-            Ok(Endpoint::Vsock)
-        } else {
-            Err(Complaint::new(&format!("{} is not vsock:CID:PORT", quoted(text))))
+        // The largest of both numbers means "any" (vsock(7)).
+        let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number != u32::MAX);
+        let numbers = rest.split_once(':').and_then(|(cid, port)| Some((number(cid)?, number(port)?)));
+        return match numbers {
+            Some((cid, port)) => Ok(Endpoint::Vsock { cid, port }),
+            None => Err(Complaint::new(&format!("{} is not vsock:CID:PORT", quoted(text)))),
         };
     }
     if let Some(rest) = text.strip_prefix('[') {

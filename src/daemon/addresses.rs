@@ -1,4 +1,4 @@
-//! The address at which each router that is given by name was last found: `addresses.json` in the state directory, written
+//! The address at which each router or proxy that is given by name was last found: `addresses.json` in the state directory, written
 //! only when one changes. While nobody answers for the name, its router is tried there.
 
 use crate::config::Remote;
@@ -37,10 +37,10 @@ impl LastAddresses {
         Self { file: Some(file), routers }
     }
 
-    /// Those of a tunnel's routers that are known.
+    /// Those of a tunnel's routers, and of the proxies to them, that are known.
     pub fn of(&self, remote: &Remote) -> BTreeMap<String, IpAddr> {
-        let known = |name: &String| Some((name.clone(), *self.routers.get(name)?));
-        remote.hosts.iter().filter_map(|host| known(&host.host)).collect()
+        let known = |name: &str| Some((name.to_owned(), *self.routers.get(name)?));
+        remote.hosts.iter().filter_map(|host| known(host.dialled()?.0)).collect()
     }
 
     /// A router answered here. An address in text needs no memory.

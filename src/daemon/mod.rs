@@ -21,7 +21,7 @@ mod watchdog;
 pub use command::{Answer, Caller, Command, Core, Refusal, ReloadScope, Request};
 pub use snapshot::{GroupSnapshot, Snapshot, Tampering, Transition, TunnelSnapshot};
 
-use crate::config::{Finding, Group, Kind, Loaded};
+use crate::config::{self, Finding, Group, Kind, Loaded};
 use crate::error::{Class, chain};
 use crate::files;
 use crate::kernel::{Applied, HostApplied, Kernel, KernelError, Watch};
@@ -303,8 +303,8 @@ impl Daemon {
                 if let Some(tunnel) = self.speaks_for(name, session) {
                     tunnel.openings = openings;
                     let config = tunnel.config.clone();
-                    let host = config.remote.hosts.get(link.index).zip(link.peer);
-                    if let Some(Err(error)) = host.map(|(host, peer)| self.addresses.set(&host.host, peer.ip())) {
+                    let dialled = config.remote.hosts.get(link.index).and_then(config::Host::dialled).zip(link.peer);
+                    if let Some(Err(error)) = dialled.map(|((name, _), peer)| self.addresses.set(name, peer.ip())) {
                         log::warn!(ENFTUN_TUNNEL = name; "remember the router's address: {error}");
                     }
                 }

@@ -161,27 +161,28 @@ fn list(answers: &[(SocketAddr, Answer)]) -> String {
     answers.iter().map(each).collect::<Vec<_>>().join("; ")
 }
 
-/// The addresses of a remote: IPv6 first, otherwise as they were told. An address in text needs no look-up. Questions carry
-/// the mark of `options`. Before the first of them `ask` is told the name servers, and waited for.
+/// The addresses of a remote or of its proxy, whichever is dialled: IPv6 first, otherwise as they were told. An address in
+/// text needs no look-up, and vsock has none. Questions carry the mark of `options`. Before the first of them `ask` is told the name servers, and waited for.
 pub async fn resolve(
     host: &Host,
     options: &Options,
     limit: Duration,
     ask: impl AsyncFnOnce(Vec<SocketAddr>),
 ) -> Result<Vec<SocketAddr>, ResolveError> {
-    if let Ok(address) = host.host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(address, host.port)]);
+    let Some((name, port)) = host.dialled() else { return Ok(Vec::new()) };
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
     }
     let deadline = Instant::now() + limit;
-    let mut addresses = in_hosts(&read(&host.host, HOSTS).await?, &host.host);
+    let mut addresses = in_hosts(&read(name, HOSTS).await?, name);
     if addresses.is_empty() {
-        let config = system_config(&host.host, &options.inside).await?;
+        let config = system_config(name, &options.inside).await?;
         ask(config.servers.clone()).await;
-        addresses = ask_all(&host.host, &config, options.mark, deadline).await?;
+        addresses = ask_all(name, &config, options.mark, deadline).await?;
     }
     addresses.sort_by_key(IpAddr::is_ipv4);
     addresses.dedup();
-    Ok(addresses.into_iter().map(|address| SocketAddr::new(address, host.port)).collect())
+    Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
 }
 
 /// A file's text; a file that is not there is empty.
@@ -421,7 +422,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_in_text_needs_no_look_up() {
         for (host, address) in [("2001:db8::1", "[2001:db8::1]:444"), ("192.0.2.1", "192.0.2.1:444")] {
-            let host = Host { host: host.into(), port: 444 };
+            let host = Host::direct(host, 444);
             assert_eq!(
                 resolve(&host, &Options::default(), LIMIT, async |_| panic!("nobody is asked")).await.unwrap(),
                 [address.parse().unwrap()]

@@ -38,7 +38,7 @@ fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
             identity: Identity { cert_file: PathBuf::new(), key_file: PathBuf::new(), ip_file: None, source: vec![] },
         }),
         remote: Remote {
-            hosts: vec![config::Host { host: "router.example.net".into(), port: 443 }],
+            hosts: vec![config::Host::direct("router.example.net", 443)],
             ca_cert_file: PathBuf::new(),
             name: None,
             heartbeat_period: Duration::from_secs(300),

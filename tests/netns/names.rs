@@ -264,7 +264,7 @@ fn another_program_asks(mark: u32) -> std::io::Result<usize> {
 }
 
 fn host() -> Host {
-    Host { host: NAME.into(), port: 443 }
+    Host::direct(NAME, 443)
 }
 
 fn marked() -> Options {

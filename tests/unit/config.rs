@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -80,7 +81,7 @@ fn a_tunnel_of_three_lines_gets_the_documented_defaults() {
     let tunnel = sound(LEAST);
     assert_eq!(tunnel.name, "enf0");
     assert!(!tunnel.autoconnect);
-    assert_eq!(tunnel.remote.hosts, [Host { host: "router.example.net".into(), port: 443 }]);
+    assert_eq!(tunnel.remote.hosts, [Host::direct("router.example.net", 443)]);
     assert_eq!(tunnel.remote.ca_cert_file, Path::new("/etc/enftun/enf.cacert.pem"));
     assert_eq!(tunnel.remote.heartbeat_period, Duration::from_secs(300));
     assert_eq!(tunnel.remote.heartbeat_timeout, Duration::from_secs(10));
@@ -137,7 +138,9 @@ fn every_key_that_is_written_arrives() {
         set_address = false
         ipv4_address = "10.64.0.7/24"
         [remote]
-        hosts = ["a.example", "2001:DB8::1", "198.51.100.7:444", "[2001:db8::2]:8443", "[2001:db8::3]", { host = "b.example:1" }]
+        hosts = ["a.example", "2001:DB8::1", "198.51.100.7:444", "[2001:db8::2]:8443", "[2001:db8::3]", { host = "b.example:1" },
+            { host = "c.example", port = 5, proxy = "socks5://me:s3cret@proxy.example:1080" }, "vsock:2:443",
+            { host = "a.example", proxy = "http://[2001:db8::5]:3128" }]
         port = 4430
         ca_cert_file = "ca.pem"
         name = "2001:db8:0::1"
@@ -178,6 +181,9 @@ fn every_key_that_is_written_arrives() {
         "[2001:db8::2]:8443",
         "[2001:db8::3]:4430",
         "b.example:1",
+        "c.example:5 via socks5://proxy.example:1080",
+        "vsock:2:443",
+        "a.example:4430 via http://[2001:db8::5]:3128",
     ];
     assert_eq!(hosts, expected);
     assert_eq!(tunnel.remote.ca_cert_file, Path::new("/etc/enftun/ca.pem"));
@@ -207,6 +213,45 @@ fn every_key_that_is_written_arrives() {
     let retry = tunnel.retry;
     assert_eq!((retry.first, retry.max), (Duration::from_millis(500), Duration::from_millis(500)));
     assert_eq!((retry.jitter, retry.stable_after), (0.0, Duration::ZERO));
+}
+
+#[test]
+fn the_proxy_of_the_tunnel_is_the_way_to_every_router_that_names_none_of_its_own() {
+    let tunnel = sound(&LEAST.replace(
+        "[\"router.example.net\"]",
+        r#"["a.example", { host = "a.example", proxy = "direct" }, { host = "a.example", proxy = "http://q:2" }, "vsock:1:7"]
+        remote.proxy = "socks5://p:1""#,
+    ));
+    let hosts: Vec<String> = tunnel.remote.hosts.iter().map(ToString::to_string).collect();
+    let expected = ["a.example:443 via socks5://p:1", "a.example:443", "a.example:443 via http://q:2", "vsock:1:7"];
+    assert_eq!(hosts, expected);
+}
+
+#[test]
+fn a_password_in_a_file_that_everybody_may_read_is_warned_about_where_it_stands_and_not_shown() {
+    let text = format!("{LEAST}[remote]\nproxy = \"http://me:s3cret@proxy.example:3128\"\n")
+        .replace("remote.hosts", "[remote]\nhosts");
+    let text = text.replace("remote.name", "name").replacen("[remote]\nproxy", "proxy", 1);
+    let dir = directory(&[("tunnels/enf0.toml", text.as_bytes())]);
+    let file = dir.path().join("tunnels/enf0.toml");
+    for (mode, warned) in [(0o644, true), (0o640, false), (0o604, true)] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        for findings in
+            [config::load(dir.path()).findings, config::check_files(std::slice::from_ref(&file), dir.path())]
+        {
+            let found = findings.iter().map(ToString::to_string).collect::<String>();
+            assert_eq!(findings.len(), usize::from(warned), "{mode:o}: {found}");
+            assert!(!found.contains("s3cret"));
+            if let Some(finding) = findings.first() {
+                assert_eq!((finding.severity, finding.key.as_str()), (Severity::Warning, "remote.proxy"));
+                assert_eq!((finding.line, finding.column), (5, 9));
+                assert!(
+                    found.contains("http://*********@proxy.example:3128") && found.contains("chmod 640"),
+                    "{found}"
+                );
+            }
+        }
+    }
 }
 
 #[test]

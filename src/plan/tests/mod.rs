@@ -28,7 +28,7 @@ pub(crate) fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
             identity: Identity { cert_file: PathBuf::new(), key_file: PathBuf::new(), ip_file: None, source: vec![] },
         }),
         remote: Remote {
-            hosts: vec![Host { host: "router.example.net".into(), port: 443 }],
+            hosts: vec![Host::direct("router.example.net", 443)],
             ca_cert_file: PathBuf::new(),
             name: None,
             heartbeat_period: Duration::from_secs(300),

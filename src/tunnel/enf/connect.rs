@@ -57,12 +57,13 @@ async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, h
         inside: enf.dns.as_ref().map(|dns| dns.servers.clone()).unwrap_or_default(),
     };
     let ask = |servers| grant(spec, move |granted| SessionEvent::Ask { servers, granted });
+    let last = host.dialled().and_then(|(name, port)| Some((spec.last_addresses.get(name)?, port)));
     let addresses = match resolve::resolve(host, &options, limit, ask).await {
         Ok(addresses) => addresses,
-        Err(error) => match spec.last_addresses.get(&host.host).filter(|_| error.reason() == Reason::DnsFailed) {
-            Some(address) => {
+        Err(error) => match last.filter(|_| error.reason() == Reason::DnsFailed) {
+            Some((address, port)) => {
                 log::warn!(ENFTUN_TUNNEL = spec.tunnel.name.as_str(), ENFTUN_REMOTE:% = host; "{}; trying {address}, where it was last", chain(&error));
-                vec![SocketAddr::new(*address, host.port)]
+                vec![SocketAddr::new(*address, port)]
             }
             None => return Err(Failure::from(&error)),
         },
