@@ -4,6 +4,7 @@ mod connect;
 pub mod filter;
 pub mod frame;
 pub mod heartbeat;
+pub mod liveness;
 pub mod packet;
 mod pump;
 pub mod session;

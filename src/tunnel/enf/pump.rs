@@ -9,7 +9,8 @@
 //! ```
 
 use super::filter::{Filter, Ingress};
-use super::heartbeat::{self, Beat, Clock};
+use super::heartbeat;
+use super::liveness::{Beat, Clock};
 use super::session::Spec;
 use super::wire::{Wire, WireError};
 use crate::config;
@@ -53,6 +54,8 @@ pub(super) struct Pump {
     started: Instant,
     /// The router's first valid frame has arrived.
     ready: bool,
+    /// The far end owes an answer for too long, which is not told yet.
+    suspect: bool,
     draining: Option<Draining>,
     /// Bytes of the largest packet that may enter the tunnel.
     mtu: usize,
@@ -98,6 +101,7 @@ impl Pump {
             own,
             started: Instant::now(),
             ready: false,
+            suspect: false,
             draining: None,
             mtu: usize::from(enf.tun.mtu),
         }
@@ -118,6 +122,9 @@ impl Pump {
                     self.counters.session_ready();
                     reporter.report(SessionEvent::Ready(link)).await;
                 }
+            }
+            if std::mem::take(&mut self.suspect) {
+                reporter.report(SessionEvent::Suspect).await;
             }
             if let Err(stop) = self.wait().await {
                 break stop;
@@ -152,14 +159,18 @@ impl Pump {
     }
 
     fn beat(&mut self) -> Result<(), Stop> {
-        match self.clock.poll(self.now()) {
-            Beat::Dead => return Err(Stop::Silent),
-            Beat::Send => {
-                self.wire.push(&heartbeat::request(self.own));
+        let now = self.now();
+        loop {
+            match self.clock.poll(now) {
+                Beat::Dead => return Err(Stop::Silent),
+                // Nothing has been heard yet of one in standby: it is not the path that it came for that is in doubt.
+                Beat::Suspect => self.suspect |= self.ready,
+                Beat::Send => {
+                    self.wire.push(&heartbeat::request(self.own));
+                }
+                Beat::Wait => return Ok(()),
             }
-            Beat::Wait => {}
         }
-        Ok(())
     }
 
     /// Nothing is sent any more but what waits already, and then the goodbye. What is still on the way from the router is
@@ -218,6 +229,7 @@ impl Pump {
 
     fn take_batch(&mut self) -> Result<(), Stop> {
         let mut packet = [0; READ];
+        let mut taken = false;
         for _ in 0..BATCH {
             if !self.wire.room() {
                 break;
@@ -233,10 +245,16 @@ impl Pump {
             let bytes = packet.get(..length).unwrap_or_default();
             let verdict = if length > self.mtu { Err(DropReason::TooBig) } else { self.filter.egress(bytes) };
             match verdict {
-                Ok(()) if self.wire.push(bytes) => self.counters.transmitted(length),
+                Ok(()) if self.wire.push(bytes) => {
+                    taken = true;
+                    self.counters.transmitted(length);
+                }
                 Ok(()) => self.counters.dropped_tx(DropReason::TooBig),
                 Err(reason) => self.counters.dropped_tx(reason),
             }
+        }
+        if taken {
+            self.clock.sent(self.now());
         }
         Ok(())
     }
@@ -244,7 +262,7 @@ impl Pump {
     /// Sleeps until there is something to do.
     async fn wait(&mut self) -> Result<(), Stop> {
         let at = self.started + self.next().unwrap_or(NEVER);
-        let (id, draining) = (self.id, self.draining.is_some());
+        let (id, draining, started) = (self.id, self.draining.is_some(), self.started);
         let taking = !draining && self.ready && self.wire.room();
         tokio::select! {
             ready = self.wire.ready(self.wire.pending()) => {
@@ -253,7 +271,10 @@ impl Pump {
             // Whoever does not read does not ask either: readiness is left to the one that does.
             readable = self.tun.readable(), if taking => readable.map_err(Stop::Tun),
             _ = self.holder.wait_for(|holder| *holder > id), if !draining => Ok(()),
-            () = self.probe.notified(), if !draining => Ok(()),
+            () = self.probe.notified(), if !draining => {
+                self.clock.probe(started.elapsed());
+                Ok(())
+            }
             () = sleep_until(at.into()) => Ok(()),
         }
     }
