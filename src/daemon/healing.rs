@@ -103,23 +103,31 @@ impl Daemon {
             }
         };
         (tunnel.in_force, tunnel.ifindex) = (wanted, applied.ifindex);
-        // A session that did not notice, because its device was given another name or went to another namespace, carries
+        // Sessions that did not notice, because their device was given another name or went to another namespace, carry
         // nothing any more.
-        let lost = if tunnel.session_on == applied.ifindex { None } else { tunnel.session.take() };
-        let lost = lost.zip(tunnel.state.session());
-        let well = applied.changes.is_empty() && lost.is_none();
+        let lost = tunnel.session_on != applied.ifindex && !tunnel.sessions.is_empty();
+        let well = applied.changes.is_empty() && !lost;
         if !applied.changes.is_empty() {
             let repair = tunnel.repairs.note(applied.changes.join("; "), now);
             self.tell(name, repair);
             self.publish();
         }
-        if let Some((session, id)) = lost {
-            session.stop().await;
-            let text = format!("the device {} was taken away; it is made again", plan.scope.dev);
+        if lost {
+            self.lose_device(name, &plan.scope.dev).await;
+        }
+        well
+    }
+
+    /// All sessions of a tunnel are over: they were made on a device that is not its own any more.
+    async fn lose_device(&mut self, name: &str, dev: &str) {
+        let Some(tunnel) = self.tunnels.get_mut(name) else { return };
+        tunnel.stop_all().await;
+        let successor = tunnel.state.successor().map(|successor| successor.id);
+        for id in successor.into_iter().chain(tunnel.state.session()) {
+            let text = format!("the device {dev} was taken away; it is made again");
             let failure = Failure::new(Reason::LinkLost, Class::Transient, text);
             self.feed(name, Event::Ended(id, Ended { failure, unheard: false })).await;
         }
-        well
     }
 
     /// Says it once; a timer of the state machine tries again, and so does the next notice.

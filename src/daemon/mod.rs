@@ -12,6 +12,7 @@ pub mod last_plans;
 pub mod lockdown;
 pub mod program;
 mod reload;
+mod sessions;
 pub mod snapshot;
 mod supervised;
 pub mod targets;
@@ -21,22 +22,21 @@ mod watchdog;
 pub use command::{Answer, Caller, Command, Core, Refusal, ReloadScope, Request};
 pub use snapshot::{GroupSnapshot, Snapshot, Tampering, Transition, TunnelSnapshot};
 
-use crate::config::{self, Finding, Group, Kind, Loaded};
-use crate::error::{Class, chain};
-use crate::files;
+use crate::config::{Finding, Group, Loaded};
+use crate::error::chain;
 use crate::kernel::{Applied, HostApplied, Kernel, KernelError, Watch};
 use crate::logging::{self, message};
 use crate::paths::Paths;
-use crate::plan::{Host, Openings, Plan};
-use crate::state::{Effect, Ended, Event, Failure, Moment, Phase, Reason, SessionId, Target, Tick, Wanted};
+use crate::plan::{Host, Plan};
+use crate::state::{Effect, Event, Failure, Moment, Phase, Reason, SessionId, Target, Tick, Wanted};
 use crate::sys::clock::ClockWatch;
-use crate::tunnel::enf::session::{self, Spec};
-use crate::tunnel::{Reporter, SessionEvent};
+use crate::tunnel::SessionEvent;
 use addresses::LastAddresses;
 use healing::Repairs;
 use in_force::InForce;
 use last_plans::LastPlans;
 use log::LevelFilter;
+use sessions::write_address;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -283,60 +283,6 @@ impl Daemon {
         Ok(format!("# tunnel {name}, {}\n{nothing}{}{plan}", tunnel.state.phase, self.host(Some((name, &plan)))))
     }
 
-    async fn heard(&mut self, name: &str, session: SessionId, event: SessionEvent) {
-        match event {
-            SessionEvent::Ask { servers, granted } => {
-                log::debug!(ENFTUN_TUNNEL = name; "asking {servers:?}");
-                let openings = Openings { resolvers: servers, ..Openings::default() };
-                self.open(name, session, openings).await;
-                let _ = granted.send(());
-            }
-            SessionEvent::Dial { remote, addresses, granted } => {
-                log::debug!(ENFTUN_TUNNEL = name, ENFTUN_REMOTE = remote.as_str(); "dialling {addresses:?}");
-                let openings = Openings { remotes: addresses, ..Openings::default() };
-                self.open(name, session, openings).await;
-                let _ = granted.send(());
-            }
-            SessionEvent::Refused { .. } | SessionEvent::Suspect => {}
-            SessionEvent::Ready(link) => {
-                let openings = Openings { remotes: link.peer.into_iter().collect(), ..Openings::default() };
-                if let Some(tunnel) = self.speaks_for(name, session) {
-                    tunnel.openings = openings;
-                    let config = tunnel.config.clone();
-                    let dialled = config.remote.hosts.get(link.index).and_then(config::Host::dialled).zip(link.peer);
-                    if let Some(Err(error)) = dialled.map(|((name, _), peer)| self.addresses.set(name, peer.ip())) {
-                        log::warn!(ENFTUN_TUNNEL = name; "remember the router's address: {error}");
-                    }
-                }
-                self.feed(name, Event::Ready(session, link)).await;
-            }
-            SessionEvent::Ended(ended) => {
-                if let Some(tunnel) = self.speaks_for(name, session) {
-                    tunnel.session = None;
-                    tunnel.openings = Openings::default();
-                }
-                self.feed(name, Event::Ended(session, ended)).await;
-            }
-        }
-    }
-
-    /// The tunnel, if this is its session.
-    fn speaks_for(&mut self, name: &str, session: SessionId) -> Option<&mut Supervised> {
-        self.tunnels.get_mut(name).filter(|tunnel| tunnel.state.session() == Some(session))
-    }
-
-    /// Lets a session's own packets go to these addresses, and no others.
-    async fn open(&mut self, name: &str, session: SessionId, openings: Openings) {
-        let Some(tunnel) = self.speaks_for(name, session) else { return };
-        tunnel.openings = openings.clone();
-        if let Some(policy) = &mut tunnel.applied.policy {
-            policy.openings = openings;
-            if let Err(error) = self.apply_host().await {
-                self.feed(name, Event::ApplyFailed(Failure::from(&error))).await;
-            }
-        }
-    }
-
     /// What all tunnels need together, as their plans in force have it, and one of them by this plan.
     fn host(&self, one: Option<(&str, &Plan)>) -> Host {
         let of = |name: &str| one.filter(|(one, _)| *one == name).map(|(_, plan)| plan);
@@ -391,31 +337,14 @@ impl Daemon {
         let tunnel = self.tunnels.get_mut(name)?;
         match effect {
             Effect::Apply => Some(self.apply(name).await),
-            Effect::Start(id) => {
-                let Some(tun) = self.kernel.tun(tunnel.dev()) else {
-                    let text = format!("the device {} is gone", tunnel.dev());
-                    let failure = Failure::new(Reason::LinkLost, Class::Transient, text);
-                    return Some(Event::Ended(id, Ended { failure, unheard: false }));
-                };
-                tunnel.session_on = tunnel.ifindex;
-                tunnel.session = Some(session::start(Spec {
-                    id,
-                    remotes: (0..tunnel.config.remote.hosts.len()).collect(),
-                    upstream: tunnel.upstream.clone(),
-                    probe: Arc::default(),
-                    tunnel: tunnel.config.clone(),
-                    tun,
-                    counters: tunnel.counters.clone(),
-                    last_addresses: self.addresses.of(&tunnel.config.remote),
-                    reporter: Reporter::new(name, id, self.reports.clone()),
-                }));
+            Effect::Start(id) => self.start_session(name, id).await,
+            Effect::Stop(id) => {
+                self.stop_session(name, id).await;
                 None
             }
-            Effect::Stop(_) => {
-                tunnel.openings = Openings::default();
-                if let Some(session) = tunnel.session.take() {
-                    session.stop().await;
-                }
+            Effect::Abandon(id) => self.abandon_session(name, id).await,
+            Effect::Retire(_) => {
+                self.retired(name);
                 None
             }
             Effect::WakeAt(at) => {
@@ -505,14 +434,6 @@ impl Daemon {
         }
     }
 
-    async fn stop_sessions(&mut self) {
-        for tunnel in self.tunnels.values_mut() {
-            if let Some(session) = tunnel.session.take() {
-                session.stop().await;
-            }
-        }
-    }
-
     /// Logs and records a change of state.
     fn changed(&mut self, name: &str, old: Phase) {
         let Some(tunnel) = self.tunnels.get_mut(name).filter(|tunnel| tunnel.state.phase != old) else { return };
@@ -595,14 +516,4 @@ fn push<T>(history: &mut VecDeque<Arc<T>>, latest: Arc<T>) {
         history.pop_front();
     }
     history.push_back(latest);
-}
-
-/// `identity.ip_file`, for scripts.
-fn write_address(tunnel: &Supervised) {
-    let Kind::Enf(enf) = &tunnel.config.kind;
-    let (Some(path), Some(link)) = (&enf.identity.ip_file, &tunnel.state.link) else { return };
-    let Some(address) = link.addresses.first() else { return };
-    if let Err(error) = files::replace(path, format!("{}\n", address.addr()).as_bytes(), 0o644) {
-        log::warn!(ENFTUN_TUNNEL = tunnel.config.name.as_str(); "write the own address to {}: {error}", path.display());
-    }
 }

@@ -1,12 +1,13 @@
 //! One tunnel as the daemon holds it: its configuration, its state, its session, and how it looks from outside.
 
 use super::healing::Repairs;
+use super::sessions::Running;
 use super::snapshot::TunnelSnapshot;
 use super::targets::Targets;
 use crate::config::{self, Group, Kind, Lockdown};
-use crate::plan::{self, Facts, Openings, Plan, Scope};
-use crate::state::{self, Moment, Phase, Policy, Wanted};
-use crate::tunnel::{Counters, Session, Upstream};
+use crate::plan::{self, Facts, Plan, Scope};
+use crate::state::{self, Moment, Phase, Policy, SessionId, Wanted};
+use crate::tunnel::{Counters, Upstream};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,10 +20,10 @@ pub(super) struct Supervised {
     /// Lockdown in the file.
     pub written: Lockdown,
     pub state: state::Tunnel,
-    pub session: Option<Session>,
+    pub sessions: BTreeMap<SessionId, Running>,
     /// Which of its sessions takes packets.
     pub upstream: Upstream,
-    /// The device that the session reads and writes.
+    /// The device that the sessions read and write.
     pub session_on: Option<u32>,
     pub counters: Arc<Counters>,
     /// When the state machine wants to be woken.
@@ -33,8 +34,6 @@ pub(super) struct Supervised {
     pub in_force: Wanted,
     /// The plan of it.
     pub applied: Plan,
-    /// Where the session's own packets may go.
-    pub openings: Openings,
     pub repairs: Repairs,
 }
 
@@ -45,11 +44,10 @@ impl Supervised {
         Self {
             in_force: if found.is_some() { Wanted::Blocked } else { Wanted::Open },
             applied: found.cloned().unwrap_or_else(|| Scope::of(&config).empty()),
-            openings: Openings::default(),
             config: Arc::new(config),
             written,
             state: state::Tunnel::found(found.map(Plan::own_addresses).unwrap_or_default()),
-            session: None,
+            sessions: BTreeMap::new(),
             upstream: Upstream::default(),
             session_on: None,
             counters: Arc::default(),
@@ -86,7 +84,7 @@ impl Supervised {
 
     pub fn plan(&self, groups: &BTreeMap<String, Group>) -> Plan {
         let (wanted, kept) = (self.wanted(), self.state.kept_addresses());
-        plan::build(&self.config, groups, Facts { wanted: &wanted, kept, openings: &self.openings })
+        plan::build(&self.config, groups, Facts { wanted: &wanted, kept, openings: &self.openings() })
     }
 
     /// The interface that carries the packets.

@@ -10,6 +10,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("connected", CONNECTED),
     ("connecting", CONNECTING),
     ("disconnected", DISCONNECTED),
+    ("moved", MOVED),
     ("lost", LOST),
     ("failed", FAILED),
     ("tampered", TAMPERED),
@@ -39,6 +40,9 @@ pub const CONNECTING: &str = "741020b621f44bf99ca3d6040e93e268";
 
 /// A tunnel is disconnected, as its user wants it.
 pub const DISCONNECTED: &str = "190ebc867a8e4ae394be8c8f514f144c";
+
+/// A tunnel goes on through another session, without a pause.
+pub const MOVED: &str = "6041d86c5188414f9f50425e24dd395c";
 
 /// A tunnel lost its session or did not get one, and tries again.
 pub const LOST: &str = "2b2c1c00c43b41818dd22271a9bd83b2";

@@ -4,7 +4,8 @@
 //! ```text
 //! disconnected --connect--> connecting --ready, applied--> connected
 //! connecting --failure worth retrying--> reconnecting --timer--> connecting
-//! connected --session ended--> reconnecting
+//! connected --path changed, far end silent, credentials renewed--> connected, with a successor on its way (make before break)
+//! connected --session ended--> reconnecting, or connecting when a successor is on its way
 //! any --credentials, configuration or environment at fault--> error --slow timer, connect, reload--> connecting
 //! any --disconnect--> disconnecting --applied--> disconnected
 //! ```
@@ -16,11 +17,13 @@ mod backoff;
 mod failure;
 pub mod health;
 mod remotes;
+mod succession;
 
 pub use backoff::Backoff;
 pub(crate) use failure::words;
 pub use failure::{Failure, Reason};
 pub use remotes::Remotes;
+pub use succession::{Cause, Successor};
 
 use crate::config::{Lockdown, Retry};
 use crate::error::Class;
@@ -130,6 +133,18 @@ pub enum Event {
     Timer,
     /// The wall clock was set.
     ClockSet,
+    /// There is another path to the remotes than when they were last dialled, or one at all.
+    PathChanged,
+    /// The path that the live session was made on is the best again.
+    PathRestored,
+    /// The system slept: whatever was connected may be gone.
+    Resumed,
+    /// This session's far end owes an answer for longer than a path that works takes.
+    Suspect(SessionId),
+    /// A remote that is preferred to the one in use may be back.
+    Preferred,
+    /// Certificate, key or trust anchors changed.
+    Renewed,
 }
 
 /// How a session ended.
@@ -151,8 +166,12 @@ pub enum Effect {
     Apply,
     /// Start a session.
     Start(SessionId),
-    /// End the session, if it still runs.
+    /// End the session, if it still runs, and those before it.
     Stop(SessionId),
+    /// End a successor that is no longer wanted.
+    Abandon(SessionId),
+    /// The session has been replaced; it takes what is in flight and ends by itself.
+    Retire(SessionId),
     /// Report `Timer` at this moment; none: never.
     WakeAt(Option<Moment>),
     /// Remember the target across restarts.
@@ -203,6 +222,9 @@ pub struct Tunnel {
     /// Blocked while it is not wanted, whatever the policy.
     locked: bool,
     session: Option<SessionId>,
+    successor: Option<Successor>,
+    /// What a successor is still needed for, when the next one is due.
+    insisting: Option<Cause>,
     last_session: SessionId,
     connected_at: Option<Moment>,
     unheard: u32,
@@ -222,6 +244,8 @@ impl Default for Tunnel {
             addresses: Vec::new(),
             locked: false,
             session: None,
+            successor: None,
+            insisting: None,
             last_session: 0,
             connected_at: None,
             unheard: 0,
@@ -262,6 +286,11 @@ impl Tunnel {
         self.session
     }
 
+    /// The session that is to take over from it.
+    pub fn successor(&self) -> Option<Successor> {
+        self.successor
+    }
+
     /// Takes one event and says what to do. Events of sessions that are no longer ours change nothing.
     #[must_use]
     pub fn step(&mut self, event: Event, policy: &Policy, tick: Tick) -> Vec<Effect> {
@@ -284,8 +313,20 @@ impl Tunnel {
                 vec![Effect::Apply]
             }
             Event::Ended(id, ended) if self.session == Some(id) => self.ended(ended, policy, tick),
+            Event::Ready(id, link) if self.succeeds(id) => self.take_over(link, tick),
+            Event::Ended(id, ended) if self.succeeds(id) => self.successor_ended(&ended, policy, tick),
             Event::Ready(..) | Event::Ended(..) => Vec::new(),
             Event::Timer => self.timer(tick),
+            Event::PathChanged => self.moved(Cause::Path),
+            Event::Resumed => self.moved(Cause::Sleep),
+            Event::PathRestored => match self.successor.map(|successor| successor.why).or(self.insisting) {
+                Some(Cause::Path) => self.settle(),
+                _ => Vec::new(),
+            },
+            Event::Suspect(id) if self.session == Some(id) => self.succeed(Cause::Silence),
+            Event::Suspect(_) => Vec::new(),
+            Event::Preferred => self.succeed(Cause::Preferred),
+            Event::Renewed => self.renewed(),
             Event::ClockSet => match self.phase {
                 Phase::Error | Phase::Reconnecting if self.reason == Reason::CertificateNotYetValid => {
                     self.dial(self.reason)
@@ -338,16 +379,28 @@ impl Tunnel {
     /// Ends what there is, on the way to `disconnected`.
     fn go_down(&mut self, reason: Reason) -> Vec<Effect> {
         self.enter(Phase::Disconnecting, reason);
-        let mut effects: Vec<Effect> = self.stop_session().into_iter().collect();
+        let mut effects = self.stop_sessions();
         self.locked = false;
         effects.push(self.wake_at(None));
         effects.push(Effect::Apply);
         effects
     }
 
+    /// Until the next attempt after this failure.
+    fn delay(&mut self, failure: &Failure, policy: &Policy, tick: Tick) -> Duration {
+        match (failure.class, failure.reason) {
+            // Whoever brings a network says so.
+            (Class::Transient, Reason::NoNetwork) => Backoff::slow(&policy.retry, tick.random),
+            (Class::Transient, _) => self.backoff.next(&policy.retry, tick.random),
+            (Class::Configuration | Class::Credentials | Class::Environment | Class::Bug, _) => {
+                Backoff::slow(&policy.retry, tick.random)
+            }
+        }
+    }
+
     /// Goes to `connecting` with no session running; `applied` starts one.
     fn dial(&mut self, reason: Reason) -> Vec<Effect> {
-        let mut effects: Vec<Effect> = self.stop_session().into_iter().collect();
+        let mut effects = self.stop_sessions();
         self.enter(Phase::Connecting, reason);
         effects.push(self.wake_at(None));
         effects.push(Effect::Apply);
@@ -384,7 +437,7 @@ impl Tunnel {
     }
 
     fn apply_failed(&mut self, failure: Failure, policy: &Policy, tick: Tick) -> Vec<Effect> {
-        let mut effects: Vec<Effect> = self.stop_session().into_iter().collect();
+        let mut effects = self.stop_sessions();
         self.enter(Phase::Error, failure.reason);
         self.last_failure = Some(failure);
         let delay = self.backoff.next(&policy.retry, tick.random);
@@ -415,12 +468,17 @@ impl Tunnel {
         } else {
             ended.failure
         };
-        let (phase, delay) = match failure.class {
-            Class::Transient => (Phase::Reconnecting, self.backoff.next(&policy.retry, tick.random)),
-            Class::Configuration | Class::Credentials | Class::Environment | Class::Bug => {
-                (Phase::Error, Backoff::slow(&policy.retry, tick.random))
-            }
-        };
+        if let Some(successor) = self.successor.take() {
+            // It has begun already; nothing is waited for.
+            self.session = Some(successor.id);
+            self.attempt = 1;
+            self.enter(Phase::Connecting, failure.reason);
+            self.last_failure = Some(failure);
+            return vec![Effect::Apply];
+        }
+        self.insisting = None;
+        let phase = if failure.class == Class::Transient { Phase::Reconnecting } else { Phase::Error };
+        let delay = self.delay(&failure, policy, tick);
         self.enter(phase, failure.reason);
         self.last_failure = Some(failure);
         vec![Effect::Apply, self.wake_at(Some(tick.now + delay))]
@@ -433,14 +491,20 @@ impl Tunnel {
                 Target::Down if self.locked => self.lockdown(),
                 Target::Down => self.go_down(Reason::User),
             },
+            (Phase::Connected, Some(due)) if due <= tick.now => match self.insisting {
+                Some(why) => self.succeed(why),
+                None => Vec::new(),
+            },
             _ => Vec::new(),
         }
     }
 
-    fn stop_session(&mut self) -> Option<Effect> {
+    fn stop_sessions(&mut self) -> Vec<Effect> {
         self.link = None;
         self.connected_at = None;
-        self.session.take().map(Effect::Stop)
+        self.insisting = None;
+        let successor = self.successor.take().map(|successor| Effect::Abandon(successor.id));
+        successor.into_iter().chain(self.session.take().map(Effect::Stop)).collect()
     }
 
     fn wake_at(&mut self, at: Option<Moment>) -> Effect {

@@ -292,6 +292,111 @@ fn under_lockdown_the_own_address_stays_guarded_until_the_user_opens_it() {
     assert!(story.tunnel.kept_addresses().is_empty());
 }
 
+/// Starts a successor by this event; its number.
+fn successor(story: &mut Story, event: Event, now: u64) -> SessionId {
+    let effects = story.tell(event, at(now));
+    assert_eq!(story.tunnel.phase, Phase::Connected);
+    last_start(&effects).unwrap()
+}
+
+#[test]
+fn a_new_path_is_made_before_the_old_one_goes() {
+    let mut story = Story::connected(0);
+    let old = story.tunnel.session().unwrap();
+    let new = successor(&mut story, Event::PathChanged, 10);
+    assert_eq!(story.tunnel.session(), Some(old), "it carries packets until the new one does");
+    let moved = Link { remote: "other.example.net:443".into(), ..link() };
+    let effects = story.tell(Event::Ready(new, moved.clone()), at(11));
+    assert_eq!(effects, [Effect::Retire(old), Effect::Apply]);
+    assert_eq!((story.tunnel.phase, story.tunnel.reason), (Phase::Connected, Reason::NetworkChanged));
+    assert_eq!(story.tunnel.link, Some(moved));
+    assert_eq!(story.tell(Event::Ended(old, closed(Class::Transient, false)), at(12)), [], "that is success");
+}
+
+#[test]
+fn a_successor_that_fails_leaves_the_live_session_alone_and_a_new_path_is_tried_again() {
+    let mut story = Story::connected(0);
+    let new = successor(&mut story, Event::PathChanged, 10);
+    let effects = story.tell(Event::Ended(new, closed(Class::Transient, false)), at(11));
+    assert_eq!(effects, [Effect::WakeAt(Some(Duration::from_secs(12)))]);
+    assert_eq!(story.tunnel.phase, Phase::Connected);
+    let again = last_start(&story.tell(Event::Timer, at(12))).unwrap();
+    assert!(again > new);
+    let effects = story.tell(Event::Ended(again, closed(Class::Credentials, false)), at(12));
+    assert_eq!(effects, [Effect::WakeAt(Some(Duration::from_secs(72)))], "slowly");
+    let new = successor(&mut story, Event::Suspect(1), 13);
+    assert_eq!(story.tell(Event::Ended(new, closed(Class::Transient, false)), at(14)), [], "silence speaks again");
+}
+
+#[test]
+fn when_the_old_session_ends_first_the_successor_is_the_session() {
+    let mut story = Story::connected(0);
+    let new = successor(&mut story, Event::Resumed, 10);
+    let effects = story.end(closed(Class::Transient, false), 11);
+    assert_eq!(effects, [Effect::Apply], "it has begun already");
+    assert_eq!((story.tunnel.phase, story.tunnel.session()), (Phase::Connecting, Some(new)));
+    assert_eq!(story.tunnel.kept_addresses(), link().addresses);
+    story.tell(Event::Ready(new, link()), at(12));
+    assert_eq!(story.tunnel.phase, Phase::Connected);
+}
+
+#[test]
+fn one_more_change_of_path_starts_the_successor_anew_and_the_old_path_makes_it_superfluous() {
+    let mut story = Story::connected(0);
+    let first = successor(&mut story, Event::PathChanged, 10);
+    let effects = story.tell(Event::PathChanged, at(11));
+    assert_eq!(effects.first(), Some(&Effect::Abandon(first)));
+    let second = last_start(&effects).unwrap();
+    assert_eq!(story.tell(Event::PathRestored, at(12)), [Effect::Abandon(second)]);
+    assert_eq!(story.tunnel.successor(), None);
+    let silent = successor(&mut story, Event::Suspect(1), 13);
+    assert_eq!(story.tell(Event::PathRestored, at(14)), [], "that one is about something else");
+    assert_eq!(story.tell(Event::Suspect(1), at(14)), [], "one is enough");
+    assert_eq!(story.tunnel.successor().unwrap().id, silent);
+}
+
+#[test]
+fn a_network_that_comes_or_a_system_that_wakes_ends_every_wait() {
+    for event in [Event::PathChanged, Event::Resumed] {
+        let mut story = Story::connected(0);
+        for now in [1, 10, 20, 30] {
+            story.end(closed(Class::Transient, false), now);
+            story.tell(Event::Timer, at(now + 9));
+        }
+        story.end(closed(Class::Transient, false), 40);
+        assert!(last_start(&story.tell(event, at(41))).is_some());
+        assert_eq!(story.tunnel.phase, Phase::Connecting);
+        let effects = story.end(closed(Class::Transient, false), 42);
+        assert!(effects.contains(&Effect::WakeAt(Some(Duration::from_secs(43)))), "{effects:?}");
+    }
+}
+
+#[test]
+fn without_any_network_the_next_attempt_waits_for_one() {
+    let mut story = Story::new();
+    story.tell(Event::Connect(Reason::User), at(0));
+    let failure = Failure::new(Reason::NoNetwork, Class::Transient, "no way leads there");
+    let effects = story.end(Ended { failure, unheard: false }, 1);
+    assert!(effects.contains(&Effect::WakeAt(Some(Duration::from_secs(61)))), "{effects:?}");
+    assert_eq!(story.tunnel.reason, Reason::NoNetwork);
+}
+
+#[test]
+fn new_credentials_end_the_error_that_old_ones_caused_and_no_other() {
+    for (class, tried) in [(Class::Credentials, true), (Class::Configuration, true), (Class::Environment, false)] {
+        let mut story = Story::new();
+        story.tell(Event::Connect(Reason::User), at(0));
+        story.end(closed(class, false), 1);
+        assert_eq!(story.tunnel.phase, Phase::Error);
+        assert_eq!(last_start(&story.tell(Event::Renewed, at(2))).is_some(), tried, "{class:?}");
+    }
+    let mut story = Story::connected(0);
+    let new = successor(&mut story, Event::Renewed, 1);
+    story.tell(Event::Ready(new, link()), at(2));
+    assert_eq!((story.tunnel.phase, story.tunnel.reason), (Phase::Connected, Reason::Config));
+    assert_eq!(Story::new().tell(Event::Renewed, at(0)), []);
+}
+
 #[derive(Clone, Debug)]
 enum Input {
     Connect,
@@ -305,6 +410,14 @@ enum Input {
     Timer,
     ClockSet,
     ApplyFails,
+    PathChanged,
+    PathRestored,
+    Resumed,
+    Suspect,
+    Preferred,
+    Renewed,
+    SuccessorReady,
+    SuccessorEnded(Class),
 }
 
 fn input() -> impl Strategy<Value = Input> {
@@ -315,6 +428,7 @@ fn input() -> impl Strategy<Value = Input> {
         Class::Environment,
         Class::Bug,
     ]);
+    let ended = class.clone();
     prop_oneof![
         1 => Just(Input::Connect),
         1 => Just(Input::Disconnect),
@@ -327,6 +441,14 @@ fn input() -> impl Strategy<Value = Input> {
         4 => Just(Input::Timer),
         1 => Just(Input::ClockSet),
         1 => Just(Input::ApplyFails),
+        1 => Just(Input::PathChanged),
+        1 => Just(Input::PathRestored),
+        1 => Just(Input::Resumed),
+        1 => Just(Input::Suspect),
+        1 => Just(Input::Preferred),
+        1 => Just(Input::Renewed),
+        2 => Just(Input::SuccessorReady),
+        2 => ended.prop_map(Input::SuccessorEnded),
     ]
 }
 
@@ -334,13 +456,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     /// The promise "only the user opens it", over everything that can happen: a tunnel that was ever wanted leaves the
-    /// host open only when the user's own disconnect was the last wish. And: never two sessions, never one that nobody
-    /// stops, and a tunnel that is wanted always has a session or a time for the next.
+    /// host open only when the user's own disconnect was the last wish. And: never more than a session and its successor, never
+    /// one that nobody stops, and a tunnel that is wanted always has a session or a time for the next.
     #[test]
     fn every_state_but_the_users_own_disconnected_blocks(inputs in prop::collection::vec(input(), 1..60), random in 0.0f64..1.0) {
         let mut tunnel = Tunnel::default();
         let mut now = Duration::ZERO;
-        let mut running: Option<SessionId> = None;
+        let mut running = std::collections::BTreeSet::new();
         let mut wish_up = false;
         let mut locked = false;
         for input in inputs {
@@ -352,11 +474,25 @@ proptest! {
                 Input::Reconnect => Event::Reconnect(Reason::User),
                 Input::Lockdown => { locked |= !wish_up; Event::Lockdown }
                 Input::Unlock => { locked = false; Event::Unlock }
-                Input::Ready => match running { Some(id) => Event::Ready(id, link()), None => continue },
-                Input::Ended(class, unheard) => match running.take() {
-                    Some(id) => Event::Ended(id, closed(class, unheard)),
+                Input::Ready => match tunnel.session() { Some(id) => Event::Ready(id, link()), None => continue },
+                Input::Ended(class, unheard) => match tunnel.session() {
+                    Some(id) => { running.remove(&id); Event::Ended(id, closed(class, unheard)) }
                     None => continue,
                 },
+                Input::SuccessorReady => match tunnel.successor() {
+                    Some(Successor { id, .. }) => Event::Ready(id, link()),
+                    None => continue,
+                },
+                Input::SuccessorEnded(class) => match tunnel.successor() {
+                    Some(Successor { id, .. }) => { running.remove(&id); Event::Ended(id, closed(class, false)) }
+                    None => continue,
+                },
+                Input::PathChanged => Event::PathChanged,
+                Input::PathRestored => Event::PathRestored,
+                Input::Resumed => Event::Resumed,
+                Input::Suspect => Event::Suspect(tunnel.session().unwrap_or(0)),
+                Input::Preferred => Event::Preferred,
+                Input::Renewed => Event::Renewed,
                 Input::Stale => Event::Ended(0, closed(Class::Bug, true)),
                 Input::Timer => { now = tunnel.next_attempt.unwrap_or(now).max(now); Event::Timer }
                 Input::ClockSet => Event::ClockSet,
@@ -372,8 +508,8 @@ proptest! {
                             queue.push_back(Event::ApplyFailed(Failure::new(Reason::RouteFailed, Class::Environment, "no")));
                         }
                         Effect::Apply => queue.push_back(Event::Applied),
-                        Effect::Start(id) => { prop_assert_eq!(running, None); running = Some(id); }
-                        Effect::Stop(id) => { prop_assert_eq!(running, Some(id)); running = None; }
+                        Effect::Start(id) => prop_assert!(running.insert(id)),
+                        Effect::Stop(id) | Effect::Abandon(id) | Effect::Retire(id) => prop_assert!(running.remove(&id)),
                         Effect::WakeAt(at) => prop_assert!(at.is_none_or(|at| at > now)),
                         Effect::SaveTarget(target) => prop_assert_eq!(target == Target::Up, wish_up),
                     }
@@ -383,11 +519,13 @@ proptest! {
             prop_assert_eq!(tunnel.target == Target::Up, wish_up);
             prop_assert!(!(open && wish_up), "open while wanted: {:?}", tunnel);
             prop_assert!(!(open && locked), "open while locked: {:?}", tunnel);
-            prop_assert_eq!(tunnel.session(), running);
+            let ours = tunnel.session().into_iter().chain(tunnel.successor().map(|successor| successor.id));
+            prop_assert_eq!(&running, &ours.collect());
+            prop_assert!(tunnel.successor().is_none() || tunnel.phase == Phase::Connected);
             if wish_up {
-                prop_assert!(running.is_some() || tunnel.next_attempt.is_some(), "nothing will ever happen: {:?}", tunnel);
+                prop_assert!(!running.is_empty() || tunnel.next_attempt.is_some(), "nothing will ever happen: {:?}", tunnel);
             } else {
-                prop_assert_eq!(running, None);
+                prop_assert!(running.is_empty());
             }
             prop_assert_eq!(tunnel.phase == Phase::Connected, tunnel.link.is_some());
         }

@@ -1,0 +1,191 @@
+//! The sessions of each tunnel: the live one, one that is to take over from it, and those that only take what is still in
+//! flight. What they report goes to the state machine; where their packets may go, to the firewall.
+
+use super::Daemon;
+use super::supervised::Supervised;
+use crate::config::Kind;
+use crate::error::Class;
+use crate::files;
+use crate::logging::message;
+use crate::plan::Openings;
+use crate::state::{Ended, Event, Failure, Link, Reason, SessionId};
+use crate::tunnel::enf::session::{self, Spec};
+use crate::tunnel::{Reporter, Session, SessionEvent};
+use std::sync::Arc;
+
+/// A session that runs, and where its own packets may go.
+#[derive(Debug)]
+pub(super) struct Running {
+    session: Session,
+    openings: Openings,
+}
+
+impl Supervised {
+    /// Where the packets of all its sessions may go.
+    pub fn openings(&self) -> Openings {
+        let mut all = Openings::default();
+        for running in self.sessions.values() {
+            all.remotes.extend(&running.openings.remotes);
+            all.resolvers.extend(&running.openings.resolvers);
+        }
+        for list in [&mut all.remotes, &mut all.resolvers] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        all
+    }
+
+    /// Asks the far end of the live session for a sign of life.
+    pub fn probe(&self) {
+        let live = self.state.session().and_then(|id| self.sessions.get(&id));
+        live.inspect(|running| running.session.probe());
+    }
+
+    /// Ends every session up to this one.
+    async fn stop_up_to(&mut self, last: SessionId) {
+        let later = self.sessions.split_off(&(last + 1));
+        for running in std::mem::replace(&mut self.sessions, later).into_values() {
+            running.session.stop().await;
+        }
+    }
+
+    /// Ends all sessions.
+    pub async fn stop_all(&mut self) {
+        self.stop_up_to(SessionId::MAX - 1).await;
+    }
+
+    fn speaks(&self, session: SessionId) -> bool {
+        let successor = self.state.successor().map(|successor| successor.id);
+        self.state.session() == Some(session) || successor == Some(session)
+    }
+}
+
+impl Daemon {
+    pub(super) async fn heard(&mut self, name: &str, session: SessionId, event: SessionEvent) {
+        match event {
+            SessionEvent::Ask { servers, granted } => {
+                log::debug!(ENFTUN_TUNNEL = name; "asking {servers:?}");
+                self.open(name, session, Openings { resolvers: servers, ..Openings::default() }).await;
+                let _ = granted.send(());
+            }
+            SessionEvent::Dial { remote, addresses, granted } => {
+                log::debug!(ENFTUN_TUNNEL = name, ENFTUN_REMOTE = remote.as_str(); "dialling {addresses:?}");
+                self.open(name, session, Openings { remotes: addresses, ..Openings::default() }).await;
+                let _ = granted.send(());
+            }
+            SessionEvent::Refused { .. } => {}
+            SessionEvent::Suspect => self.feed(name, Event::Suspect(session)).await,
+            SessionEvent::Ready(link) => self.ready(name, session, link).await,
+            SessionEvent::Ended(ended) => self.session_ended(name, session, ended).await,
+        }
+    }
+
+    async fn ready(&mut self, name: &str, session: SessionId, link: Link) {
+        let Some(tunnel) = self.tunnels.get_mut(name).filter(|tunnel| tunnel.speaks(session)) else { return };
+        if let Some(running) = tunnel.sessions.get_mut(&session) {
+            running.openings = Openings { remotes: link.peer.into_iter().collect(), ..Openings::default() };
+        }
+        let host = tunnel.config.remote.hosts.get(link.index).zip(link.peer);
+        if let Some(Err(error)) = host.map(|(host, peer)| self.addresses.set(&host.host, peer.ip())) {
+            log::warn!(ENFTUN_TUNNEL = name; "remember the router's address: {error}");
+        }
+        self.feed(name, Event::Ready(session, link)).await;
+    }
+
+    async fn session_ended(&mut self, name: &str, session: SessionId, ended: Ended) {
+        let Some(tunnel) = self.tunnels.get_mut(name) else { return };
+        tunnel.sessions.remove(&session);
+        if tunnel.speaks(session) {
+            if tunnel.state.session() != Some(session) {
+                log::info!(ENFTUN_TUNNEL = name; "{name} stays where it is: {}", ended.failure);
+            }
+            self.feed(name, Event::Ended(session, ended)).await;
+        }
+        // Those that were replaced are not the state machine's any more.
+        if let Some(event) = self.open_for(name).await {
+            self.feed(name, event).await;
+        }
+    }
+
+    /// Lets a session's own packets go to these addresses, and no others.
+    async fn open(&mut self, name: &str, session: SessionId, openings: Openings) {
+        let Some(tunnel) = self.tunnels.get_mut(name).filter(|tunnel| tunnel.speaks(session)) else { return };
+        if let Some(running) = tunnel.sessions.get_mut(&session) {
+            running.openings = openings;
+            if let Some(event) = self.open_for(name).await {
+                self.feed(name, event).await;
+            }
+        }
+    }
+
+    /// Lets the packets of a tunnel's sessions pass, and no others of its own. What to tell the state machine, if that failed.
+    async fn open_for(&mut self, name: &str) -> Option<Event> {
+        let tunnel = self.tunnels.get_mut(name)?;
+        let openings = tunnel.openings();
+        let policy = tunnel.applied.policy.as_mut().filter(|policy| policy.openings != openings)?;
+        policy.openings = openings;
+        let failed = self.apply_host().await.err()?;
+        Some(Event::ApplyFailed(Failure::from(&failed)))
+    }
+
+    pub(super) async fn start_session(&mut self, name: &str, id: SessionId) -> Option<Event> {
+        let tunnel = self.tunnels.get_mut(name)?;
+        let Some(tun) = self.kernel.tun(tunnel.dev()) else {
+            let text = format!("the device {} is gone", tunnel.dev());
+            let failure = Failure::new(Reason::LinkLost, Class::Transient, text);
+            return Some(Event::Ended(id, Ended { failure, unheard: false }));
+        };
+        tunnel.session_on = tunnel.ifindex;
+        let session = session::start(Spec {
+            id,
+            remotes: (0..tunnel.config.remote.hosts.len()).collect(),
+            upstream: tunnel.upstream.clone(),
+            probe: Arc::default(),
+            tunnel: tunnel.config.clone(),
+            tun,
+            counters: tunnel.counters.clone(),
+            last_addresses: self.addresses.of(&tunnel.config.remote),
+            reporter: Reporter::new(name, id, self.reports.clone()),
+        });
+        tunnel.sessions.insert(id, Running { session, openings: Openings::default() });
+        None
+    }
+
+    pub(super) async fn stop_session(&mut self, name: &str, id: SessionId) {
+        if let Some(tunnel) = self.tunnels.get_mut(name) {
+            tunnel.stop_up_to(id).await;
+        }
+    }
+
+    pub(super) async fn abandon_session(&mut self, name: &str, id: SessionId) -> Option<Event> {
+        let running = self.tunnels.get_mut(name)?.sessions.remove(&id)?;
+        running.session.stop().await;
+        self.open_for(name).await
+    }
+
+    /// A successor has taken over.
+    pub(super) fn retired(&self, name: &str) {
+        let Some(tunnel) = self.tunnels.get(name) else { return };
+        let Some(link) = &tunnel.state.link else { return };
+        let peer = link.peer.map(|peer| format!(" ({peer})")).unwrap_or_default();
+        log::info!(MESSAGE_ID = message::MOVED, ENFTUN_TUNNEL = name, ENFTUN_REASON = tunnel.state.reason.as_str(),
+            ENFTUN_REMOTE = link.remote.as_str();
+            "{name} goes on through {}{peer}: {}", link.remote, tunnel.state.reason);
+    }
+
+    pub(super) async fn stop_sessions(&mut self) {
+        for tunnel in self.tunnels.values_mut() {
+            tunnel.stop_all().await;
+        }
+    }
+}
+
+/// `identity.ip_file`, for scripts.
+pub(super) fn write_address(tunnel: &Supervised) {
+    let Kind::Enf(enf) = &tunnel.config.kind;
+    let (Some(path), Some(link)) = (&enf.identity.ip_file, &tunnel.state.link) else { return };
+    let Some(address) = link.addresses.first() else { return };
+    if let Err(error) = files::replace(path, format!("{}\n", address.addr()).as_bytes(), 0o644) {
+        log::warn!(ENFTUN_TUNNEL = tunnel.config.name.as_str(); "write the own address to {}: {error}", path.display());
+    }
+}
