@@ -12,6 +12,7 @@ pub mod last_plans;
 pub mod lockdown;
 pub mod program;
 mod reload;
+mod roaming;
 mod sessions;
 pub mod snapshot;
 mod supervised;
@@ -198,7 +199,10 @@ impl Daemon {
                 },
                 Some((name, session, event)) = self.events.recv() => self.heard(&name, session, event).await,
                 () = tokio::time::sleep(sleep) => self.wake().await,
-                () = self.watch.changed() => drop(self.heal().await),
+                () = self.watch.changed() => {
+                    self.heal().await;
+                    self.look_around().await;
+                }
                 () = self.watchdog.feed() => {}
                 () = self.clock.set() => {
                     log::info!("the wall clock was set");
@@ -265,6 +269,9 @@ impl Daemon {
         }
         log::info!(MESSAGE_ID = message::REQUEST, ENFTUN_TUNNEL = name, ENFTUN_REQUEST = verb, ENFTUN_CALLER = caller.to_string();
             "{verb} {name}, asked by {caller}");
+        if let Some(tunnel) = self.tunnels.get_mut(name) {
+            tunnel.remotes.reset();
+        }
         self.feed(name, event).await;
         Ok(Answer::Done)
     }
@@ -312,6 +319,12 @@ impl Daemon {
         for name in self.names() {
             if self.tunnels.get(&name).and_then(|tunnel| tunnel.due).is_some_and(|due| due <= now) {
                 self.feed(&name, Event::Timer).await;
+            }
+            if self.tunnels.get(&name).and_then(|tunnel| tunnel.outlook.due).is_some_and(|due| due <= now) {
+                self.look_for(&name).await;
+            }
+            if self.tunnels.get(&name).and_then(Supervised::return_at).is_some_and(|due| due <= now) {
+                self.look_for_preferred(&name).await;
             }
         }
     }

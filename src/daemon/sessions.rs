@@ -3,12 +3,12 @@
 
 use super::Daemon;
 use super::supervised::Supervised;
-use crate::config::Kind;
+use crate::config::{self, Kind};
 use crate::error::Class;
 use crate::files;
 use crate::logging::message;
 use crate::plan::Openings;
-use crate::state::{Ended, Event, Failure, Link, Reason, SessionId};
+use crate::state::{Cause, Ended, Event, Failure, Link, Reason, SessionId, Successor};
 use crate::tunnel::enf::session::{self, Spec};
 use crate::tunnel::{Reporter, Session, SessionEvent};
 use std::sync::Arc;
@@ -73,28 +73,49 @@ impl Daemon {
                 self.open(name, session, Openings { remotes: addresses, ..Openings::default() }).await;
                 let _ = granted.send(());
             }
-            SessionEvent::Refused { .. } => {}
+            SessionEvent::Refused { index, .. } => self.refused(name, session, index),
             SessionEvent::Suspect => self.feed(name, Event::Suspect(session)).await,
             SessionEvent::Ready(link) => self.ready(name, session, link).await,
             SessionEvent::Ended(ended) => self.session_ended(name, session, ended).await,
         }
     }
 
+    /// A remote could not be used.
+    fn refused(&mut self, name: &str, session: SessionId, index: usize) {
+        let tick = self.tick();
+        if let Some(tunnel) = self.tunnels.get_mut(name).filter(|tunnel| tunnel.speaks(session)) {
+            let retry = tunnel.config.retry;
+            tunnel.remotes.refused(index, tick, &retry);
+        }
+    }
+
     async fn ready(&mut self, name: &str, session: SessionId, link: Link) {
+        let tick = self.tick();
         let Some(tunnel) = self.tunnels.get_mut(name).filter(|tunnel| tunnel.speaks(session)) else { return };
         if let Some(running) = tunnel.sessions.get_mut(&session) {
             running.openings = Openings { remotes: link.peer.into_iter().collect(), ..Openings::default() };
         }
-        let host = tunnel.config.remote.hosts.get(link.index).zip(link.peer);
-        if let Some(Err(error)) = host.map(|(host, peer)| self.addresses.set(&host.host, peer.ip())) {
+        let config = tunnel.config.clone();
+        let dialled = config.remote.hosts.get(link.index).and_then(config::Host::dialled).zip(link.peer);
+        if let Some(Err(error)) = dialled.map(|((host, _), peer)| self.addresses.set(host, peer.ip())) {
             log::warn!(ENFTUN_TUNNEL = name; "remember the router's address: {error}");
         }
+        let (index, retry) = (link.index, tunnel.config.retry);
+        tunnel.remotes.ready(index, tick, &retry);
         self.feed(name, Event::Ready(session, link)).await;
+        self.note_live(name).await;
     }
 
     async fn session_ended(&mut self, name: &str, session: SessionId, ended: Ended) {
+        let tick = self.tick();
         let Some(tunnel) = self.tunnels.get_mut(name) else { return };
         tunnel.sessions.remove(&session);
+        if let (true, Some(lived), Some(link)) =
+            (tunnel.state.session() == Some(session), tunnel.state.connected_for(tick.now), &tunnel.state.link)
+        {
+            let retry = tunnel.config.retry;
+            tunnel.remotes.lost(link.index, lived, tick, &retry);
+        }
         if tunnel.speaks(session) {
             if tunnel.state.session() != Some(session) {
                 log::info!(ENFTUN_TUNNEL = name; "{name} stays where it is: {}", ended.failure);
@@ -129,6 +150,8 @@ impl Daemon {
     }
 
     pub(super) async fn start_session(&mut self, name: &str, id: SessionId) -> Option<Event> {
+        self.note_ways(name).await;
+        let now = self.now();
         let tunnel = self.tunnels.get_mut(name)?;
         let Some(tun) = self.kernel.tun(tunnel.dev()) else {
             let text = format!("the device {} is gone", tunnel.dev());
@@ -136,9 +159,15 @@ impl Daemon {
             return Some(Event::Ended(id, Ended { failure, unheard: false }));
         };
         tunnel.session_on = tunnel.ifindex;
+        let remotes = match tunnel.state.successor() {
+            Some(Successor { id: successor, why: Cause::Preferred }) if successor == id => {
+                std::mem::take(&mut tunnel.preferred)
+            }
+            _ => tunnel.remotes.order(tunnel.config.remote.hosts.len(), now),
+        };
         let session = session::start(Spec {
             id,
-            remotes: (0..tunnel.config.remote.hosts.len()).collect(),
+            remotes,
             upstream: tunnel.upstream.clone(),
             probe: Arc::default(),
             tunnel: tunnel.config.clone(),

@@ -1,12 +1,13 @@
 //! One tunnel as the daemon holds it: its configuration, its state, its session, and how it looks from outside.
 
 use super::healing::Repairs;
+use super::roaming::Outlook;
 use super::sessions::Running;
 use super::snapshot::TunnelSnapshot;
 use super::targets::Targets;
 use crate::config::{self, Group, Kind, Lockdown};
 use crate::plan::{self, Facts, Plan, Scope};
-use crate::state::{self, Moment, Phase, Policy, SessionId, Wanted};
+use crate::state::{self, Moment, Phase, Policy, Remotes, SessionId, Wanted};
 use crate::tunnel::{Counters, Upstream};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +22,12 @@ pub(super) struct Supervised {
     pub written: Lockdown,
     pub state: state::Tunnel,
     pub sessions: BTreeMap<SessionId, Running>,
+    /// What is remembered of its remotes.
+    pub remotes: Remotes,
+    /// Which ways lead to them.
+    pub outlook: Outlook,
+    /// Those that the next successor tries, when it is for the sake of preferred ones.
+    pub preferred: Vec<usize>,
     /// Which of its sessions takes packets.
     pub upstream: Upstream,
     /// The device that the sessions read and write.
@@ -48,6 +55,9 @@ impl Supervised {
             written,
             state: state::Tunnel::found(found.map(Plan::own_addresses).unwrap_or_default()),
             sessions: BTreeMap::new(),
+            remotes: Remotes::default(),
+            outlook: Outlook::default(),
+            preferred: Vec::new(),
             upstream: Upstream::default(),
             session_on: None,
             counters: Arc::default(),
@@ -62,6 +72,9 @@ impl Supervised {
     pub fn configure(&mut self, new: config::Tunnel, targets: &Targets) -> Arc<config::Tunnel> {
         let (config, written) = overrule(new, targets);
         self.written = written;
+        if config.remote.hosts != self.config.remote.hosts {
+            (self.remotes, self.outlook) = (Remotes::default(), Outlook::default());
+        }
         std::mem::replace(&mut self.config, Arc::new(config))
     }
 
@@ -143,9 +156,16 @@ impl Supervised {
         }
     }
 
+    /// When to look for a preferred remote.
+    pub fn return_at(&self) -> Option<Moment> {
+        let active = self.state.link.as_ref().filter(|_| self.state.phase == Phase::Connected)?.index;
+        self.remotes.return_at(active).filter(|_| self.state.successor().is_none())
+    }
+
     /// How long until the state machine wants to be woken, or there are repairs to tell, seen from `now`.
     pub fn sleep(&self, now: Moment) -> Option<Duration> {
-        self.due.into_iter().chain(self.repairs.due()).min().map(|due| due.saturating_sub(now))
+        let due = self.due.into_iter().chain(self.repairs.due()).chain(self.outlook.due).chain(self.return_at());
+        due.min().map(|due| due.saturating_sub(now))
     }
 }
 

@@ -281,6 +281,11 @@ impl Tunnel {
         &self.addresses
     }
 
+    /// How long the live session has been connected.
+    pub fn connected_for(&self, now: Moment) -> Option<Duration> {
+        self.connected_at.map(|since| now.saturating_sub(since))
+    }
+
     /// The session that may speak for this tunnel.
     pub fn session(&self) -> Option<SessionId> {
         self.session

@@ -283,6 +283,12 @@ async fn system_config(name: &str, inside: &[IpAddr]) -> Result<SystemConfig, Re
     Ok(config)
 }
 
+/// The name servers that a look-up would ask, as far as they are known; see [`system_config`] for `inside`.
+pub async fn name_servers(inside: &[IpAddr]) -> Vec<IpAddr> {
+    let config = system_config("", inside).await;
+    config.map(|config| config.servers.iter().map(SocketAddr::ip).collect()).unwrap_or_default()
+}
+
 /// One server after the other, each for its share of the time that is left, until one knows.
 async fn ask_all(name: &str, config: &SystemConfig, mark: u32, deadline: Instant) -> Result<Vec<IpAddr>, ResolveError> {
     let question = Name::from_utf8(name).map_err(|source| ResolveError::Name { name: name.to_owned(), source })?;
