@@ -30,7 +30,7 @@ use crate::logging::{self, message};
 use crate::paths::Paths;
 use crate::plan::{Host, Plan};
 use crate::state::{Effect, Event, Failure, Moment, Phase, Reason, SessionId, Target, Tick, Wanted};
-use crate::sys::clock::ClockWatch;
+use crate::sys::clock::{ClockWatch, Jump};
 use crate::tunnel::SessionEvent;
 use addresses::LastAddresses;
 use healing::Repairs;
@@ -204,8 +204,11 @@ impl Daemon {
                     self.look_around().await;
                 }
                 () = self.watchdog.feed() => {}
-                () = self.clock.set() => {
-                    log::info!("the wall clock was set");
+                jump = self.clock.set() => {
+                    match jump {
+                        Jump::Set => log::info!("the wall clock was set"),
+                        Jump::Slept(time) => log::info!("the system was asleep for {} s", time.as_secs()),
+                    }
                     for name in self.names() {
                         self.feed(&name, Event::ClockSet).await;
                     }
