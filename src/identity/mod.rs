@@ -5,13 +5,15 @@ mod address;
 mod clock;
 mod error;
 mod source;
+mod watch;
 
 pub use address::{address_of, ipv4_of, parse_address, unusable};
 pub(crate) use address::{addresses, common_names};
 pub use clock::{BUILD_EPOCH, clock_is_wrong, day, seconds};
 pub(crate) use error::clock_text;
 pub use error::{LoadError, Part};
-pub use source::{credentials_directory, find};
+pub use source::{candidates, credentials_directory, find};
+pub use watch::CredentialsWatch;
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -16,19 +16,26 @@ pub fn credentials_directory() -> Option<PathBuf> {
 /// # Errors
 /// No source has either, and files are none of the sources; with them, reading says what is missing.
 pub fn find(tunnel: &str, identity: &Identity, credentials: Option<&Path>) -> Result<(PathBuf, PathBuf), LoadError> {
-    let files = || (identity.cert_file.clone(), identity.key_file.clone());
-    let place = |source: &Source| match source {
+    let has_any = |(cert, key): &(PathBuf, PathBuf)| cert.exists() || key.exists();
+    match places(tunnel, identity, credentials).find(has_any) {
+        Some(pair) => Ok(pair),
+        None if identity.source.contains(&Source::Files) => Ok((identity.cert_file.clone(), identity.key_file.clone())),
+        None => Err(LoadError::NoCredentials { tunnel: tunnel.to_owned() }),
+    }
+}
+
+/// Every file that [`find`] may find, now or later.
+pub fn candidates(tunnel: &str, identity: &Identity, credentials: Option<&Path>) -> Vec<PathBuf> {
+    places(tunnel, identity, credentials).flat_map(|(cert, key)| [cert, key]).collect()
+}
+
+fn places(tunnel: &str, identity: &Identity, credentials: Option<&Path>) -> impl Iterator<Item = (PathBuf, PathBuf)> {
+    identity.source.iter().filter_map(move |source| match source {
         Source::Credentials => {
             credentials.map(|path| (path.join(format!("{tunnel}.crt")), path.join(format!("{tunnel}.key"))))
         }
-        Source::Files => Some(files()),
-    };
-    let has_any = |(cert, key): &(PathBuf, PathBuf)| cert.exists() || key.exists();
-    match identity.source.iter().filter_map(place).find(has_any) {
-        Some(pair) => Ok(pair),
-        None if identity.source.contains(&Source::Files) => Ok(files()),
-        None => Err(LoadError::NoCredentials { tunnel: tunnel.to_owned() }),
-    }
+        Source::Files => Some((identity.cert_file.clone(), identity.key_file.clone())),
+    })
 }
 
 #[cfg(test)]
