@@ -68,9 +68,9 @@ impl Daemon {
                 self.open(name, session, Openings { resolvers: servers, ..Openings::default() }).await;
                 let _ = granted.send(());
             }
-            SessionEvent::Dial { remote, addresses, granted } => {
+            SessionEvent::Dial { remote, addresses, servers, granted } => {
                 log::debug!(ENFTUN_TUNNEL = name, ENFTUN_REMOTE = remote.as_str(); "dialling {addresses:?}");
-                self.open(name, session, Openings { remotes: addresses, ..Openings::default() }).await;
+                self.open(name, session, Openings { remotes: addresses, resolvers: servers }).await;
                 let _ = granted.send(());
             }
             SessionEvent::Refused { index, .. } => self.refused(name, session, index),

@@ -85,7 +85,10 @@ impl DialError {
         match self {
             Self::Mark { .. } | Self::Congestion { .. } | Self::Socket { .. } => Reason::Config,
             Self::Connect { source, .. } => match source.kind() {
-                io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => Reason::NoNetwork,
+                // The last: there is a route, and no address of our own to use on it.
+                io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown | io::ErrorKind::AddrNotAvailable => {
+                    Reason::NoNetwork
+                }
                 _ => Reason::Unreachable,
             },
             Self::ConnectTimeout { .. } => Reason::Timeout,

@@ -9,21 +9,21 @@ use crate::config::Host;
 use crate::error::Class;
 use crate::state::{Failure, Reason};
 use hickory_resolver::Resolver;
-use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::iocompat::AsyncIoTokioAsStd;
 use hickory_resolver::net::runtime::{RuntimeProvider, Spawn, TokioTime};
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::Name;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use socket2::{Socket, Type};
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
-use std::pin::Pin;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::pin::{Pin, pin};
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 const HOSTS: &str = "/etc/hosts";
@@ -35,6 +35,13 @@ const STUBS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)), IpAddr::V4
 /// As many servers as the system's look-up asks (resolv.conf(5)).
 const SERVERS: usize = 3;
 const PORT: u16 = 53;
+/// So long the IPv4 addresses of a name wait for its IPv6 addresses (RFC 8305 section 3).
+const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
+/// Somewhere in the world beyond the host's own networks, and nowhere (RFC 3849, RFC 5737): only the way there is asked for.
+const AFAR: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), PORT),
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), PORT),
+];
 /// How long one question waits, if nothing else is configured (resolv.conf(5)).
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -73,6 +80,14 @@ pub enum ResolveError {
         /// Why.
         source: io::Error,
     },
+    /// Nobody can be asked, as no route leads out of this host.
+    #[error("look up the name {name}: there is no network to ask a name server ({})", nobody(.answers))]
+    NoNetwork {
+        /// The name.
+        name: String,
+        /// Each server that was asked, and what came of it.
+        answers: Vec<(SocketAddr, Answer)>,
+    },
     /// The question cannot be marked.
     #[error(transparent)]
     Mark(DialError),
@@ -100,6 +115,7 @@ impl ResolveError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Mark(error) => error.reason(),
+            Self::NoNetwork { .. } => Reason::NoNetwork,
             _ => Reason::DnsFailed,
         }
     }
@@ -123,6 +139,14 @@ impl Answer {
     /// Nothing that another server says would change it.
     fn is_final(&self) -> bool {
         matches!(self, Self::NoSuchName | Self::Empty)
+    }
+
+    /// Nothing was asked for want of a way, or only a server on this host was, which may have nobody to ask either.
+    fn is_no_network(&self, server: SocketAddr) -> bool {
+        match self {
+            Self::Unreachable(error) => error.reason() == Reason::NoNetwork,
+            _ => server.ip().is_loopback() && !self.is_final(),
+        }
     }
 }
 
@@ -161,28 +185,63 @@ fn list(answers: &[(SocketAddr, Answer)]) -> String {
     answers.iter().map(each).collect::<Vec<_>>().join("; ")
 }
 
-/// The addresses of a remote or of its proxy, whichever is dialled: IPv6 first, otherwise as they were told. An address in
-/// text needs no look-up, and vsock has none. Questions carry the mark of `options`. Before the first of them `ask` is told the name servers, and waited for.
+fn nobody(answers: &[(SocketAddr, Answer)]) -> String {
+    match answers.is_empty() {
+        true => format!("{RESOLV_CONF} has no `nameserver` line, and no route leads out of this host"),
+        false => format!("{}; no route leads out of this host", list(answers)),
+    }
+}
+
+/// All addresses of a remote or of its proxy, whichever is dialled, once all are known: IPv6 first, otherwise as they were told. Else as [`find`].
 pub async fn resolve(
     host: &Host,
     options: &Options,
     limit: Duration,
     ask: impl AsyncFnOnce(Vec<SocketAddr>),
 ) -> Result<Vec<SocketAddr>, ResolveError> {
-    let Some((name, port)) = host.dialled() else { return Ok(Vec::new()) };
+    let (found, mut batches) = mpsc::unbounded_channel();
+    find(host, options, limit, ask, found).await?;
+    let mut addresses = Vec::new();
+    while let Some(mut batch) = batches.recv().await {
+        addresses.append(&mut batch);
+    }
+    addresses.sort_by_key(SocketAddr::is_ipv4);
+    Ok(addresses)
+}
+
+/// Sends the addresses of a remote or of its proxy, whichever is dialled, as they are found, at least one, and each once: IPv6
+/// and IPv4 are asked for at the same time, and neither waits long for the other. An address in text needs no look-up, and
+/// vsock has none. Questions carry the mark of `options`. Before the first of them `ask` is told the name servers, and waited
+/// for.
+pub async fn find(
+    host: &Host,
+    options: &Options,
+    limit: Duration,
+    ask: impl AsyncFnOnce(Vec<SocketAddr>),
+    found: mpsc::UnboundedSender<Vec<SocketAddr>>,
+) -> Result<(), ResolveError> {
+    let Some((name, port)) = host.dialled() else { return Ok(()) };
+    let tell = |addresses: &[IpAddr]| {
+        if !addresses.is_empty() {
+            // Nobody listens any more once there is a connection.
+            let _ = found.send(addresses.iter().map(|address| SocketAddr::new(*address, port)).collect());
+        }
+    };
     if let Ok(address) = name.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(address, port)]);
+        tell(&[address]);
+        return Ok(());
     }
     let deadline = Instant::now() + limit;
-    let mut addresses = in_hosts(&read(name, HOSTS).await?, name);
-    if addresses.is_empty() {
-        let config = system_config(name, &options.inside).await?;
-        ask(config.servers.clone()).await;
-        addresses = ask_all(name, &config, options.mark, deadline).await?;
+    let mut known = in_hosts(&read(name, HOSTS).await?, name);
+    if !known.is_empty() {
+        known.sort_by_key(IpAddr::is_ipv4);
+        known.dedup();
+        tell(&known);
+        return Ok(());
     }
-    addresses.sort_by_key(IpAddr::is_ipv4);
-    addresses.dedup();
-    Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
+    let config = system_config(name, &options.inside).await?;
+    ask(config.servers.clone()).await;
+    ask_all(name, &config, options.mark, deadline, &tell).await
 }
 
 /// A file's text; a file that is not there is empty.
@@ -290,8 +349,15 @@ pub async fn name_servers(inside: &[IpAddr]) -> Vec<IpAddr> {
 }
 
 /// One server after the other, each for its share of the time that is left, until one knows.
-async fn ask_all(name: &str, config: &SystemConfig, mark: u32, deadline: Instant) -> Result<Vec<IpAddr>, ResolveError> {
+async fn ask_all(
+    name: &str,
+    config: &SystemConfig,
+    mark: u32,
+    deadline: Instant,
+    tell: &impl Fn(&[IpAddr]),
+) -> Result<(), ResolveError> {
     let question = Name::from_utf8(name).map_err(|source| ResolveError::Name { name: name.to_owned(), source })?;
+    let candidates = candidates(&question, config);
     let mut left = u32::try_from(config.servers.len()).unwrap_or(1);
     let mut answers = Vec::new();
     for &server in &config.servers {
@@ -301,12 +367,19 @@ async fn ask_all(name: &str, config: &SystemConfig, mark: u32, deadline: Instant
         let answer = match question_socket(server, mark) {
             Err(error @ DialError::Mark { .. }) => return Err(ResolveError::Mark(error)),
             Err(error) => Answer::Unreachable(error),
-            Ok(_) => match timeout(share, ask(question.clone(), server, config, mark, share)).await {
-                Ok(Ok(addresses)) if !addresses.is_empty() => return Ok(addresses),
-                Ok(Ok(_)) => Answer::Empty,
-                Ok(Err(error)) => error.into(),
-                Err(_) => Answer::Silent,
-            },
+            Ok(_) => {
+                let mut told = false;
+                let tell = |addresses: &[IpAddr]| {
+                    told |= !addresses.is_empty();
+                    tell(addresses);
+                };
+                match timeout(share, ask(&candidates, server, config, mark, share, tell)).await {
+                    Err(_) | Ok(Err(_)) if told => return Ok(()),
+                    Ok(Ok(())) => return Ok(()),
+                    Ok(Err(answer)) => answer,
+                    Err(_) => Answer::Silent,
+                }
+            }
         };
         let last = answer.is_final();
         answers.push((server, answer));
@@ -315,26 +388,60 @@ async fn ask_all(name: &str, config: &SystemConfig, mark: u32, deadline: Instant
         }
     }
     let name = name.to_owned();
-    Err(if answers.is_empty() { ResolveError::NoServer { name } } else { ResolveError::NoAddress { name, answers } })
+    Err(
+        if answers.iter().all(|(server, answer)| answer.is_no_network(*server))
+            && !AFAR.iter().any(|to| leads(*to, mark))
+        {
+            ResolveError::NoNetwork { name, answers }
+        } else if answers.is_empty() {
+            ResolveError::NoServer { name }
+        } else {
+            ResolveError::NoAddress { name, answers }
+        },
+    )
 }
 
+/// There is a way to this address. Nothing is sent.
+fn leads(to: SocketAddr, mark: u32) -> bool {
+    question_socket(to, mark).is_ok()
+}
+
+/// The full names that a name may stand for, by the search list of resolv.conf(5), the likeliest first.
+fn candidates(name: &Name, config: &SystemConfig) -> Vec<Name> {
+    let mut full = name.clone();
+    full.set_fqdn(true);
+    if name.is_fqdn() {
+        return vec![full];
+    }
+    let searched = config.search.iter().filter_map(|domain| {
+        let mut domain = Name::from_str_relaxed(domain).ok()?;
+        domain.set_fqdn(true);
+        name.clone().append_domain(&domain).ok()
+    });
+    let first = usize::from(name.num_labels()) > config.ndots;
+    let mut all: Vec<Name> = first.then(|| full.clone()).into_iter().chain(searched).collect();
+    if !all.contains(&full) {
+        all.push(full);
+    }
+    all
+}
+
+/// Asks one server for each name until it knows one.
 async fn ask(
-    name: Name,
+    names: &[Name],
     server: SocketAddr,
     config: &SystemConfig,
     mark: u32,
     share: Duration,
-) -> Result<Vec<IpAddr>, NetError> {
-    let search = config.search.iter().filter_map(|domain| Name::from_str_relaxed(domain).ok()).collect();
+    mut tell: impl FnMut(&[IpAddr]),
+) -> Result<(), Answer> {
     let servers = vec![NameServerConfig::udp_and_tcp(server.ip())];
     let (alive, ends) = watch::channel(());
     let network = Marked { mark, server, tasks: Tasks(ends) };
-    let mut builder = Resolver::builder_with_config(ResolverConfig::from_parts(None, search, servers), network);
+    let mut builder = Resolver::builder_with_config(ResolverConfig::from_parts(None, Vec::new(), servers), network);
     let options: &mut ResolverOpts = builder.options_mut();
-    options.ip_strategy = LookupIpStrategy::Ipv6AndIpv4;
     options.use_hosts_file = ResolveHosts::Never;
     options.cache_size = 0;
-    options.ndots = config.ndots;
     options.edns0 = config.edns0;
     // UDP questions are repeated within this time; a server that answers only one of the two questions must leave time for
     // that answer to be used.
@@ -342,9 +449,66 @@ async fn ask(
     options.attempts = 0;
     // The kernel chooses source ports, at random, when the sockets are connected.
     options.os_port_selection = true;
-    let found = builder.build()?.lookup_ip(name).await;
+    let resolver = builder.build().map_err(Answer::from)?;
+    let mut answer = Answer::Empty;
+    for name in names {
+        match both(&resolver, name, &mut tell).await {
+            Ok(()) => return Ok(()),
+            Err(other) => answer = other,
+        }
+    }
     drop(alive);
-    Ok(found?.iter().collect())
+    Err(answer)
+}
+
+/// Both families at the same time. IPv6 addresses are told at once, IPv4 addresses when the IPv6 ones are known, or seem to be
+/// slow.
+async fn both(resolver: &Resolver<Marked>, name: &Name, tell: &mut impl FnMut(&[IpAddr])) -> Result<(), Answer> {
+    let mut ipv6 = pin!(addresses(resolver, name, RecordType::AAAA));
+    let mut ipv4 = pin!(addresses(resolver, name, RecordType::A));
+    let known = |result: &Result<Vec<IpAddr>, Answer>| result.as_deref().unwrap_or_default().to_vec();
+    let (ipv6, ipv4) = tokio::select! {
+        ipv6 = &mut ipv6 => {
+            tell(&known(&ipv6));
+            let ipv4 = ipv4.await;
+            tell(&known(&ipv4));
+            (ipv6, ipv4)
+        }
+        ipv4 = &mut ipv4 => match timeout(RESOLUTION_DELAY, &mut ipv6).await {
+            Ok(ipv6) => {
+                tell(&[known(&ipv6), known(&ipv4)].concat());
+                (ipv6, ipv4)
+            }
+            Err(_) => {
+                tell(&known(&ipv4));
+                let ipv6 = ipv6.await;
+                tell(&known(&ipv6));
+                (ipv6, ipv4)
+            }
+        },
+    };
+    match (ipv6, ipv4) {
+        (Ok(_), _) | (_, Ok(_)) => Ok(()),
+        // What may be different next time is the answer.
+        (Err(ipv6), Err(ipv4)) => Err(if ipv6.is_final() { ipv4 } else { ipv6 }),
+    }
+}
+
+/// The addresses of one family, at least one.
+async fn addresses(resolver: &Resolver<Marked>, name: &Name, kind: RecordType) -> Result<Vec<IpAddr>, Answer> {
+    let found = resolver.lookup(name.clone(), kind).await.map_err(Answer::from)?;
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for record in found.answers() {
+        let address = match &record.data {
+            RData::A(address) => IpAddr::V4(address.0),
+            RData::AAAA(address) => IpAddr::V6(address.0),
+            _ => continue,
+        };
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() { Err(Answer::Empty) } else { Ok(addresses) }
 }
 
 /// A socket for a question by UDP. Connected, so that it takes only this server's answers, and keeps a link-local server's
@@ -439,7 +603,7 @@ mod tests {
     #[tokio::test]
     async fn an_impossible_name_says_so() {
         let long = format!("{}.example.net", "a".repeat(64));
-        let error = ask_all(&long, &SystemConfig::parse("", &[]), 0, Instant::now()).await.unwrap_err();
+        let error = ask_all(&long, &SystemConfig::parse("", &[]), 0, Instant::now(), &|_| ()).await.unwrap_err();
         assert_eq!((error.reason(), error.class()), (Reason::DnsFailed, Class::Transient));
         assert!(error.to_string().contains(&long), "{error}");
     }

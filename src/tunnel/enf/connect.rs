@@ -7,15 +7,22 @@ use crate::error::{Class, chain};
 use crate::identity::Credentials;
 use crate::state::{Failure, Reason};
 use crate::transport::dial::{self, Options};
-use crate::transport::resolve;
-use crate::transport::tls;
+use crate::transport::race::Race;
 use crate::transport::trust::{Anchors, RouterTrust};
+use crate::transport::{resolve, tls};
 use crate::tunnel::SessionEvent;
-use std::io;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::net::SocketAddr;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use std::pin::pin;
+use std::sync::OnceLock;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
+
+/// A TLS handshake that takes longer than this is probably stuck: the other addresses are tried beside it.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The first remote, in the order of `spec.remotes`, with which TCP and TLS succeed, by its place in `remote.hosts`.
 pub(super) async fn connect(
@@ -35,19 +42,23 @@ pub(super) async fn connect(
             }
         }
     }
-    Err(worst(failures))
+    Err(worst(failures, "; "))
 }
 
-/// One failure for all remotes: worth an early retry when that is true of any; otherwise the first stands for all.
-fn worst(failures: Vec<Failure>) -> Failure {
-    let text = failures.iter().map(|failure| failure.text.as_str()).collect::<Vec<_>>().join("; ");
-    let chosen = failures.iter().find(|failure| failure.class == Class::Transient).or(failures.first());
+/// One failure for all ways that failed: worth an early retry when that is true of any; otherwise the first stands for all. That
+/// there is no network is the reason only when it is everyone's.
+fn worst(failures: Vec<Failure>, between: &str) -> Failure {
+    let text = failures.iter().map(|failure| failure.text.as_str()).collect::<Vec<_>>().join(between);
+    let early = || failures.iter().filter(|failure| failure.class == Class::Transient);
+    let chosen = early().find(|failure| failure.reason != Reason::NoNetwork).or(early().next()).or(failures.first());
     match chosen {
         Some(failure) => Failure { text, ..failure.clone() },
         None => Failure::new(Reason::Config, Class::Configuration, "no remote is configured (remote.hosts)"),
     }
 }
 
+/// One remote, by whichever of its addresses is the first to shake hands. A connection whose handshake takes long (the path
+/// may carry only small packets) gets company from the other addresses.
 async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, host: &Host) -> Result<Wire, Failure> {
     let remote = &spec.tunnel.remote;
     let limit = remote.connect_timeout;
@@ -56,36 +67,75 @@ async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, h
         congestion_control: remote.congestion_control.clone(),
         inside: enf.dns.as_ref().map(|dns| dns.servers.clone()).unwrap_or_default(),
     };
-    let ask = |servers| grant(spec, move |granted| SessionEvent::Ask { servers, granted });
-    let last = host.dialled().and_then(|(name, port)| Some((spec.last_addresses.get(name)?, port)));
-    let addresses = match resolve::resolve(host, &options, limit, ask).await {
-        Ok(addresses) => addresses,
-        Err(error) => match last.filter(|_| error.reason() == Reason::DnsFailed) {
-            Some((address, port)) => {
-                log::warn!(ENFTUN_TUNNEL = spec.tunnel.name.as_str(), ENFTUN_REMOTE:% = host; "{}; trying {address}, where it was last", chain(&error));
-                vec![SocketAddr::new(*address, port)]
-            }
-            None => return Err(Failure::from(&error)),
-        },
-    };
-    let dial = |granted| SessionEvent::Dial { remote: host.to_string(), addresses: addresses.clone(), granted };
-    grant(spec, dial).await;
-    let mut stream = Err(Failure::new(Reason::DnsFailed, Class::Transient, format!("{host} has no address")));
-    for address in addresses {
-        stream = dial::connect(address, &options, limit).await.map_err(|error| Failure::from(&error));
-        if stream.is_ok() {
-            break;
-        }
-    }
-    let stream = stream?;
-    let peer = stream.peer_addr().map_err(|error| broken(host, &error))?;
     let anchors = Anchors::load(&remote.ca_cert_file).map_err(|error| Failure::from(&error))?;
     let trust = RouterTrust { anchors, name: remote.name.clone() };
-    let name = tls::server_name(remote.name.as_deref(), peer.ip());
-    let config = tls::client_config(credentials, trust, &tls::VERSIONS)
+    let tls = tls::client_config(credentials, trust, &tls::VERSIONS)
         .map_err(|error| Failure::new(Reason::ProtocolError, error.class(), chain(&error)))?;
-    let handshake = TlsConnector::from(config).connect(name, stream);
-    match timeout(limit, handshake).await {
+
+    let asked = OnceLock::new();
+    let ask = async |servers: Vec<SocketAddr>| {
+        let _ = asked.set(servers.clone());
+        grant(spec, |granted| SessionEvent::Ask { servers, granted }).await;
+    };
+    let last = host.dialled().and_then(|(name, port)| Some(SocketAddr::new(*spec.last_addresses.get(name)?, port)));
+    let (found, mut batches) = mpsc::unbounded_channel();
+    let mut lookup = pin!(resolve::find(host, &options, limit, ask, found));
+    let mut looking = true;
+    let mut addresses = Vec::new();
+    let mut race = Race::new(|address| {
+        let options = &options;
+        async move { dial::connect(address, options, limit).await.map_err(|error| Failure::from(&error)) }
+    });
+    let mut handshakes = FuturesUnordered::new();
+    let mut company_at = Instant::now();
+    let mut failures = Vec::new();
+    loop {
+        let alone = !handshakes.is_empty() && Instant::now() < company_at;
+        tokio::select! {
+            Some(end) = handshakes.next() => match end {
+                Ok(wire) => return Ok(wire),
+                Err(failure) => failures.push(failure),
+            },
+            Some(batch) = batches.recv() => {
+                addresses.extend_from_slice(&batch);
+                allow(spec, host, &addresses, asked.get().filter(|_| looking)).await;
+                race.add(batch);
+            }
+            end = &mut lookup, if looking => {
+                looking = false;
+                let Err(error) = end else { continue };
+                let failure = Failure::from(&error);
+                if let Some(last) = last.filter(|_| error.class() == Class::Transient) {
+                    log::warn!(ENFTUN_TUNNEL = spec.tunnel.name.as_str(), ENFTUN_REMOTE:% = host; "{}; trying {}, where it was last", failure.text, last.ip());
+                    allow(spec, host, &[last], None).await;
+                    race.add([last]);
+                }
+                failures.push(failure);
+            }
+            Some((address, stream)) = race.next(), if !alone => {
+                let name = tls::server_name(remote.name.as_deref(), address.ip());
+                handshakes.push(handshake(TlsConnector::from(tls.clone()).connect(name, stream), address, host, limit));
+                company_at = Instant::now() + PATIENCE.min(limit);
+            }
+            () = sleep_until(company_at), if alone && !race.is_over() => {}
+            else => break,
+        }
+    }
+    failures.splice(0..0, race.failures().iter().cloned());
+    if failures.is_empty() {
+        failures.push(Failure::new(Reason::DnsFailed, Class::Transient, format!("{host} has no address")));
+    }
+    Err(worst(failures, ", "))
+}
+
+/// TLS on a connection, within a deadline.
+async fn handshake(
+    connect: tokio_rustls::Connect<TcpStream>,
+    address: SocketAddr,
+    host: &Host,
+    limit: Duration,
+) -> Result<Wire, Failure> {
+    match timeout(limit, connect).await {
         Ok(Ok(stream)) => {
             let (socket, connection) = stream.into_inner();
             Ok(Wire::new(socket, connection.into()))
@@ -94,9 +144,16 @@ async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, h
         Err(_) => Err(Failure::new(
             Reason::Timeout,
             Class::Transient,
-            format!("{host} ({peer}) accepted the connection but did not finish the TLS handshake within {limit:?}"),
+            format!("{host} ({address}) accepted the connection but did not finish the TLS handshake within {limit:?}"),
         )),
     }
+}
+
+/// Lets packets go to all addresses of a remote that are known, and to name servers that are still being asked.
+async fn allow(spec: &Spec, host: &Host, addresses: &[SocketAddr], servers: Option<&Vec<SocketAddr>>) {
+    let (addresses, servers) = (addresses.to_vec(), servers.cloned().unwrap_or_default());
+    let dial = |granted| SessionEvent::Dial { remote: host.to_string(), addresses, servers, granted };
+    grant(spec, dial).await;
 }
 
 /// Tells the daemon where packets are about to go, and waits until they may.
@@ -104,10 +161,6 @@ async fn grant(spec: &Spec, event: impl FnOnce(oneshot::Sender<()>) -> SessionEv
     let (granted, wait) = oneshot::channel();
     spec.reporter.report(event(granted)).await;
     let _ = wait.await;
-}
-
-fn broken(host: &Host, error: &io::Error) -> Failure {
-    Failure::new(Reason::RemoteClosed, Class::Transient, format!("the connection to {host} broke: {error}"))
 }
 
 #[cfg(test)]
@@ -118,9 +171,18 @@ mod tests {
     fn one_remote_worth_trying_again_makes_all_of_them_so() {
         let unreachable = Failure::new(Reason::Unreachable, Class::Transient, "a: refused");
         let untrusted = Failure::new(Reason::CertificateUntrusted, Class::Credentials, "b: unknown CA");
-        let merged = worst(vec![untrusted.clone(), unreachable]);
+        let merged = worst(vec![untrusted.clone(), unreachable], "; ");
         assert_eq!((merged.reason, merged.class), (Reason::Unreachable, Class::Transient));
         assert_eq!(merged.text, "b: unknown CA; a: refused");
-        assert_eq!(worst(vec![untrusted.clone()]), untrusted);
+        assert_eq!(worst(vec![untrusted.clone()], "; "), untrusted);
+    }
+
+    #[test]
+    fn that_there_is_no_network_is_said_only_when_no_way_leads_anywhere() {
+        let none = |text| Failure::new(Reason::NoNetwork, Class::Transient, text);
+        let merged = worst(vec![none("six"), none("four")], ", ");
+        assert_eq!((merged.reason, merged.text.as_str()), (Reason::NoNetwork, "six, four"));
+        let refused = Failure::new(Reason::Unreachable, Class::Transient, "four: refused");
+        assert_eq!(worst(vec![none("six"), refused], ", ").reason, Reason::Unreachable);
     }
 }
