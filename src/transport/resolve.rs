@@ -141,11 +141,12 @@ impl Answer {
         matches!(self, Self::NoSuchName | Self::Empty)
     }
 
-    /// Nothing was asked for want of a way, or only a server on this host was, which may have nobody to ask either.
+    /// Nothing was asked for want of a way; or a server on this host has nobody to ask either.
     fn is_no_network(&self, server: SocketAddr) -> bool {
         match self {
             Self::Unreachable(error) => error.reason() == Reason::NoNetwork,
-            _ => server.ip().is_loopback() && !self.is_final(),
+            Self::Error(_) => server.ip().is_loopback(),
+            _ => false,
         }
     }
 }
