@@ -37,10 +37,10 @@ const SERVERS: usize = 3;
 const PORT: u16 = 53;
 /// So long the IPv4 addresses of a name wait for its IPv6 addresses (RFC 8305 section 3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
-/// Somewhere in the world beyond the host's own networks, and nowhere (RFC 3849, RFC 5737): only the way there is asked for.
+/// Nobody's addresses (RFC 3849, RFC 5737) that only a route to the whole world covers. Nothing is ever sent there.
 const AFAR: [SocketAddr; 2] = [
-    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), PORT),
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), PORT),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0xffff, 0, 0, 0, 1)), PORT),
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), PORT),
 ];
 /// How long one question waits, if nothing else is configured (resolv.conf(5)).
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -81,7 +81,7 @@ pub enum ResolveError {
         source: io::Error,
     },
     /// Nobody can be asked, as no route leads out of this host.
-    #[error("look up the name {name}: there is no network to ask a name server ({})", nobody(.answers))]
+    #[error("look up the name {name}: there is no network: {}", nobody(.answers))]
     NoNetwork {
         /// The name.
         name: String,
@@ -141,13 +141,9 @@ impl Answer {
         matches!(self, Self::NoSuchName | Self::Empty)
     }
 
-    /// Nothing was asked for want of a way; or a server on this host has nobody to ask either.
-    fn is_no_network(&self, server: SocketAddr) -> bool {
-        match self {
-            Self::Unreachable(error) => error.reason() == Reason::NoNetwork,
-            Self::Error(_) => server.ip().is_loopback(),
-            _ => false,
-        }
+    /// No route leads to the server.
+    fn is_no_way(&self) -> bool {
+        matches!(self, Self::Unreachable(error) if error.reason() == Reason::NoNetwork)
     }
 }
 
@@ -188,8 +184,10 @@ fn list(answers: &[(SocketAddr, Answer)]) -> String {
 
 fn nobody(answers: &[(SocketAddr, Answer)]) -> String {
     match answers.is_empty() {
-        true => format!("{RESOLV_CONF} has no `nameserver` line, and no route leads out of this host"),
-        false => format!("{}; no route leads out of this host", list(answers)),
+        true => format!(
+            "no name server is configured ({RESOLV_CONF} has no `nameserver` line), and no route leads out of this host"
+        ),
+        false => list(answers),
     }
 }
 
@@ -389,17 +387,17 @@ async fn ask_all(
         }
     }
     let name = name.to_owned();
-    Err(
-        if answers.iter().all(|(server, answer)| answer.is_no_network(*server))
-            && !AFAR.iter().any(|to| leads(*to, mark))
-        {
-            ResolveError::NoNetwork { name, answers }
-        } else if answers.is_empty() {
-            ResolveError::NoServer { name }
-        } else {
-            ResolveError::NoAddress { name, answers }
-        },
-    )
+    // A server on this host may have nobody to ask either.
+    let helpless = |(server, answer): &(SocketAddr, Answer)| {
+        answer.is_no_way() || server.ip().is_loopback() && matches!(answer, Answer::Error(_))
+    };
+    let nobody_reached = !answers.is_empty() && answers.iter().all(|(_, answer)| answer.is_no_way());
+    let cut_off = || answers.iter().all(helpless) && !AFAR.iter().any(|to| leads(*to, mark));
+    Err(match answers.is_empty() {
+        _ if nobody_reached || cut_off() => ResolveError::NoNetwork { name, answers },
+        true => ResolveError::NoServer { name },
+        false => ResolveError::NoAddress { name, answers },
+    })
 }
 
 /// There is a way to this address. Nothing is sent.

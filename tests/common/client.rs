@@ -21,6 +21,8 @@ pub struct Tunnel {
     pub route: String,
     /// Lines for `[tun]`.
     pub tun: String,
+    /// Lines for `[retry]`.
+    pub retry: String,
 }
 
 impl Tunnel {
@@ -36,6 +38,7 @@ impl Tunnel {
             ),
             route: "prefixes = [\"fd00:8f80::/32\"]\nlockdown = \"session\"\n".to_owned(),
             tun: String::new(),
+            retry: "first = \"100ms\"\nmax = \"1s\"\n".to_owned(),
         }
     }
 
@@ -52,8 +55,8 @@ impl Tunnel {
     pub fn write(&self) -> PathBuf {
         let file = self.path().join("enf0.toml");
         let text = format!(
-            "kind = \"enf\"\n[tun]\n{}\n[remote]\n{}\n[route]\n{}\n[identity]\ncert_file = \"client.crt.pem\"\nkey_file = \"client.key.pem\"\n[retry]\nfirst = \"100ms\"\nmax = \"1s\"\n",
-            self.tun, self.remote, self.route
+            "kind = \"enf\"\n[tun]\n{}\n[remote]\n{}\n[route]\n{}\n[identity]\ncert_file = \"client.crt.pem\"\nkey_file = \"client.key.pem\"\n[retry]\n{}\n",
+            self.tun, self.remote, self.route, self.retry
         );
         std::fs::write(&file, text).unwrap();
         file

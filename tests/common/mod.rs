@@ -5,6 +5,7 @@ pub mod bus;
 pub mod certs;
 pub mod client;
 pub mod fake_router;
+pub mod name_server;
 pub mod netns;
 pub mod notify;
 pub mod openmetrics;

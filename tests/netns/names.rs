@@ -4,6 +4,7 @@
 use crate::common::certs::{Ca, Identity, Leaf};
 use crate::common::client::Tunnel;
 use crate::common::fake_router::{FakeRouter, Manners, server};
+use crate::common::name_server::{NameServer, Question, Reply};
 use crate::common::netns::{Netns, in_netns_with_tun, sh, veth};
 use crate::common::wait_for;
 use enftun::config::Host;
@@ -12,131 +13,22 @@ use enftun::state::Reason;
 use enftun::transport::dial::{self, Options};
 use enftun::transport::resolve::{ResolveError, resolve};
 use nix::sched::{CloneFlags, unshare};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UdpSocket};
 
-const NAME: &str = "router.example.net";
+pub(super) const NAME: &str = "router.example.net";
 const MARK: u32 = 363;
 /// The router in IPv4, after a move, and in IPv6; a name server, and another.
-const ROUTER: &str = "192.0.2.2";
-const NEW_ROUTER: &str = "192.0.2.3";
-const ROUTER6: &str = "2001:db8::2";
-const DNS: &str = "192.0.2.53";
+pub(super) const ROUTER: &str = "192.0.2.2";
+pub(super) const NEW_ROUTER: &str = "192.0.2.3";
+pub(super) const ROUTER6: &str = "2001:db8::2";
+pub(super) const DNS: &str = "192.0.2.53";
 const OTHER_DNS: &str = "192.0.2.54";
 const EVERYTHING: &str = "prefixes = [\"default\"]\nlockdown = \"session\"\n";
-
-/// A question as it came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Question {
-    name: String,
-    ipv6: bool,
-    tcp: bool,
-}
-
-enum Reply {
-    /// Those of the kind that was asked for.
-    Addresses(&'static [&'static str]),
-    /// This response code.
-    Code(u8),
-    /// Nothing but the advice to ask by TCP.
-    Truncated,
-    Silent,
-}
-
-type Knowledge = Arc<dyn Fn(&Question) -> Reply + Send + Sync>;
-
-/// A name server at port 53, UDP and TCP, until it is dropped.
-struct NameServer {
-    questions: Arc<Mutex<Vec<Question>>>,
-    _runtime: tokio::runtime::Runtime,
-}
-
-impl NameServer {
-    fn start(at: &Netns, address: &str, knows: impl Fn(&Question) -> Reply + Send + Sync + 'static) -> Self {
-        let address: IpAddr = address.parse().unwrap();
-        let questions = Arc::new(Mutex::new(Vec::new()));
-        let (knows, seen): (Knowledge, _) = (Arc::new(knows), questions.clone());
-        let runtime = at.run(|| {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-            let (udp, tcp) = runtime
-                .block_on(async { (UdpSocket::bind((address, 53)).await, TcpListener::bind((address, 53)).await) });
-            runtime.spawn(serve_udp(udp.unwrap(), knows.clone(), seen.clone()));
-            runtime.spawn(serve_tcp(tcp.unwrap(), knows, seen));
-            runtime
-        });
-        Self { questions, _runtime: runtime }
-    }
-
-    fn questions(&self) -> Vec<Question> {
-        self.questions.lock().unwrap().clone()
-    }
-}
-
-async fn serve_udp(socket: UdpSocket, knows: Knowledge, seen: Arc<Mutex<Vec<Question>>>) {
-    let mut bytes = [0; 512];
-    while let Ok((length, peer)) = socket.recv_from(&mut bytes).await {
-        if let Some(reply) = reply(&bytes[..length], false, &knows, &seen) {
-            let _ = socket.send_to(&reply, peer).await;
-        }
-    }
-}
-
-async fn serve_tcp(listener: TcpListener, knows: Knowledge, seen: Arc<Mutex<Vec<Question>>>) {
-    while let Ok((mut stream, _)) = listener.accept().await {
-        let (knows, seen) = (knows.clone(), seen.clone());
-        tokio::spawn(async move {
-            while let Ok(length) = stream.read_u16().await {
-                let mut bytes = vec![0; length.into()];
-                stream.read_exact(&mut bytes).await.unwrap();
-                if let Some(reply) = reply(&bytes, true, &knows, &seen) {
-                    stream.write_u16(reply.len() as u16).await.unwrap();
-                    stream.write_all(&reply).await.unwrap();
-                }
-            }
-        });
-    }
-}
-
-/// A header, the question, and the answers.
-fn reply(bytes: &[u8], tcp: bool, knows: &Knowledge, seen: &Mutex<Vec<Question>>) -> Option<Vec<u8>> {
-    let (mut at, mut labels) = (12, Vec::new());
-    while bytes[at] != 0 {
-        let end = at + 1 + usize::from(bytes[at]);
-        labels.push(String::from_utf8_lossy(&bytes[at + 1..end]).into_owned());
-        at = end;
-    }
-    let asked = &bytes[12..at + 5];
-    let question = Question { name: labels.join("."), ipv6: bytes[at + 2] == 28, tcp };
-    seen.lock().unwrap().push(question.clone());
-    let (flags, addresses) = match knows(&question) {
-        Reply::Addresses(addresses) => (0x8180, addresses),
-        Reply::Code(code) => (0x8180 | u16::from(code), [].as_slice()),
-        Reply::Truncated => (0x8380, [].as_slice()),
-        Reply::Silent => return None,
-    };
-    let addresses = addresses.iter().map(|address| address.parse::<IpAddr>().unwrap());
-    let answers: Vec<_> = addresses.filter(|address| address.is_ipv6() == question.ipv6).collect();
-    let mut out = bytes[..2].to_vec();
-    for word in [flags, 1, answers.len() as u16, 0, 0] {
-        out.extend(word.to_be_bytes());
-    }
-    out.extend(asked);
-    for address in answers {
-        let (kind, data) = match address {
-            IpAddr::V4(address) => (1, address.octets().to_vec()),
-            IpAddr::V6(address) => (28, address.octets().to_vec()),
-        };
-        out.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 60, 0, data.len() as u8]);
-        out.extend(data);
-    }
-    Some(out)
-}
 
 fn knows_the_router(question: &Question) -> Reply {
     if question.name == NAME { Reply::Addresses(&[ROUTER]) } else { Reply::Code(3) }
@@ -156,15 +48,15 @@ fn as_told(manner: &Arc<AtomicU8>) -> impl Fn(&Question) -> Reply + Send + Sync 
 }
 
 /// The host is the test's own namespace; routers and name servers are at the other end of its LAN.
-struct World {
-    far: Netns,
-    ca: Ca,
+pub(super) struct World {
+    pub far: Netns,
+    pub ca: Ca,
     router: Identity,
-    client: Identity,
+    pub client: Identity,
     files: tempfile::TempDir,
 }
 
-fn story(test: &str, tell: impl FnOnce(&World) + Send) {
+pub(super) fn story(test: &str, tell: impl FnOnce(&World) + Send) {
     in_netns_with_tun(test, || {
         let (here, far) = (Netns::here(), Netns::new());
         veth(&here, "lan0", &far, "far0");
@@ -192,7 +84,7 @@ fn story(test: &str, tell: impl FnOnce(&World) + Send) {
 
 impl World {
     /// Puts a file of the host in place.
-    fn host_file(&self, path: &str, text: &str) {
+    pub fn host_file(&self, path: &str, text: &str) {
         let own = self.files.path().join(Path::new(path).file_name().unwrap());
         let mounted = own.exists();
         std::fs::write(&own, text).unwrap();
@@ -201,22 +93,29 @@ impl World {
         }
     }
 
-    fn router_at(&self, address: &str) -> FakeRouter {
-        let config = server(&self.router, &self.router, rustls::ALL_VERSIONS);
-        self.far
-            .run(|| FakeRouter::at(&SocketAddr::new(address.parse().unwrap(), 443).to_string(), Manners::Good(config)))
+    pub fn router_at(&self, address: &str) -> FakeRouter {
+        self.far_end(&SocketAddr::new(address.parse().unwrap(), 443).to_string(), self.good())
     }
 
-    fn name_server(&self, knows: impl Fn(&Question) -> Reply + Send + Sync + 'static) -> NameServer {
+    pub fn far_end(&self, address: &str, manners: Manners) -> FakeRouter {
+        self.far.run(|| FakeRouter::at(address, manners))
+    }
+
+    /// A router as it should be.
+    pub fn good(&self) -> Manners {
+        Manners::Good(server(&self.router, &self.router, rustls::ALL_VERSIONS))
+    }
+
+    pub fn name_server(&self, knows: impl Fn(&Question) -> Reply + Send + Sync + 'static) -> NameServer {
         NameServer::start(&self.far, DNS, knows)
     }
 
     /// A tunnel for everything to the router's name.
-    fn tunnel(&self) -> Tunnel {
+    pub fn tunnel(&self) -> Tunnel {
         self.tunnel_to(NAME)
     }
 
-    fn tunnel_to(&self, name: &str) -> Tunnel {
+    pub fn tunnel_to(&self, name: &str) -> Tunnel {
         Tunnel { route: EVERYTHING.to_owned(), ..Tunnel::new(name, &self.ca, &self.client) }
     }
 
@@ -446,8 +345,9 @@ fn each_failure_of_a_look_up_is_said_with_name_and_server() {
         }
         world.host_file("/etc/resolv.conf", &format!("nameserver {OTHER_DNS}\n"));
         world.fails(&[OTHER_DNS, "does not answer"]);
+        sh(&format!("ip route add default via {ROUTER}; ip route add unreachable 198.51.100.1"));
         world.host_file("/etc/resolv.conf", "nameserver 198.51.100.1\n");
-        world.fails(&["198.51.100.1", "cannot be asked", "unreachable"]);
+        world.fails(&["198.51.100.1", "cannot be asked", "No route to host"]);
         world.host_file("/etc/resolv.conf", "search example.net\n");
         world.fails(&["no name server is configured", "/etc/resolv.conf"]);
     });
