@@ -63,6 +63,8 @@ pub enum Request {
     Verify,
     /// What the kernel shall hold for this tunnel now, and for all tunnels together, as text.
     Plan(String),
+    /// The system is about to sleep, or is awake again.
+    Sleep(bool),
     /// End the daemon; the kernel state stays as it is.
     Shutdown,
 }
@@ -82,6 +84,7 @@ impl fmt::Display for Request {
             Self::SetLogTarget(target) => write!(f, "log target {target}"),
             Self::Verify => f.write_str("a look at the kernel"),
             Self::Plan(name) => write!(f, "the plan of {name}"),
+            Self::Sleep(asleep) => f.write_str(if *asleep { "sleep" } else { "waking up" }),
             Self::Shutdown => f.write_str("shutdown"),
         }
     }

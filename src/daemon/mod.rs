@@ -253,6 +253,10 @@ impl Daemon {
             }
             Request::Verify => Ok(Answer::Verified(self.heal().await)),
             Request::Plan(name) => self.plan_text(name).map(Answer::Plan),
+            Request::Sleep(asleep) => {
+                log::info!("the system {}", if *asleep { "is about to sleep" } else { "is awake again" });
+                Ok(Answer::Done)
+            }
             // The loop takes it before it gets here.
             Request::Shutdown => Ok(Answer::Done),
         };

@@ -7,6 +7,7 @@ pub mod client;
 mod fault;
 mod follow;
 mod gate;
+mod logind;
 mod objects;
 pub mod path;
 mod polkit;
@@ -77,6 +78,8 @@ impl BusError {
 pub struct Bus {
     connection: Connection,
     follower: JoinHandle<()>,
+    /// What else follows somebody on this bus.
+    logind: Option<JoinHandle<()>>,
 }
 
 impl Bus {
@@ -87,14 +90,18 @@ impl Bus {
 
     /// Leaves the bus now, even while calls are still being answered.
     pub async fn close(self) {
-        self.follower.abort();
+        self.end_tasks();
         let _ = self.connection.clone().close().await;
+    }
+
+    fn end_tasks(&self) {
+        [Some(&self.follower), self.logind.as_ref()].into_iter().flatten().for_each(JoinHandle::abort);
     }
 }
 
 impl Drop for Bus {
     fn drop(&mut self) {
-        self.follower.abort();
+        self.end_tasks();
     }
 }
 
@@ -116,9 +123,12 @@ pub async fn serve_peer(stream: UnixStream, core: Core, own_uid: u32) -> Result<
 }
 
 async fn serve_with(builder: Builder<'_>, core: Core, own_uid: u32) -> Result<Bus, BusError> {
-    let bus = start(builder, core, own_uid).await?;
+    let mut bus = start(builder, core.clone(), own_uid).await?;
     match bus.connection.request_name_with_flags(NAME, RequestNameFlags::DO_NOT_QUEUE).await {
-        Ok(_) => Ok(bus),
+        Ok(_) => {
+            bus.logind = Some(tokio::spawn(logind::follow(bus.connection.clone(), core)));
+            Ok(bus)
+        }
         Err(zbus::Error::NameTaken) => Err(BusError::NameTaken { owner: owner(&bus.connection).await }),
         Err(source) if is_denied(&source) => Err(BusError::NotAllowed { uid: own_uid, source }),
         Err(source) => Err(BusError::RequestName(source)),
@@ -136,7 +146,7 @@ async fn start(builder: Builder<'_>, core: Core, own_uid: u32) -> Result<Bus, Bu
             let _ = mine.close().await;
         }
     });
-    Ok(Bus { connection, follower })
+    Ok(Bus { connection, follower, logind: None })
 }
 
 fn is_denied(error: &zbus::Error) -> bool {

@@ -52,8 +52,9 @@ impl Action {
                 let switch = if *on { "on" } else { "off" };
                 (Self::Lockdown, Details::from([("tunnel", name.as_str()), ("switch", switch)]))
             }
-            // A daemon that ends leaves the kernel as it is, and no call asks for it; if one did, it would not be for everybody.
-            Request::Reload(_) | Request::Shutdown => (Self::Reload, Details::new()),
+            // A daemon that ends leaves the kernel as it is. No call asks for that, or for sleep; if one did, it would not be for
+            // everybody.
+            Request::Reload(_) | Request::Sleep(_) | Request::Shutdown => (Self::Reload, Details::new()),
             Request::Trust { group, interface } | Request::Distrust { group, interface } => {
                 (Self::Trust, Details::from([("group", group.as_str()), ("interface", interface.as_str())]))
             }

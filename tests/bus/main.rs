@@ -14,6 +14,7 @@ mod fake_systemd;
 mod follow;
 mod import;
 mod listener;
+mod logind;
 mod logs;
 mod metrics;
 mod peer;

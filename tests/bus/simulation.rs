@@ -166,7 +166,7 @@ impl Simulation {
                 self.group(group, |group| group.members.retain(|member| member != interface));
             }
             Request::SetLogLevel(level) => log::set_max_level(*level),
-            Request::SetLogTarget(_) | Request::Reload(_) | Request::Shutdown => {}
+            Request::SetLogTarget(_) | Request::Reload(_) | Request::Sleep(_) | Request::Shutdown => {}
         }
         // Only now: a test that sees the request sees what it caused, too.
         self.asked.lock().unwrap().push(asked);

@@ -6,6 +6,7 @@ pub mod certs;
 pub mod client;
 pub mod fake_router;
 pub mod name_server;
+pub mod logind;
 pub mod netns;
 pub mod notify;
 pub mod openmetrics;
