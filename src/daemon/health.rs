@@ -31,6 +31,14 @@ impl Daemon {
                 format!("what is wanted of {name} could not be written down: a restart returns it to what it was");
             warnings.push(Warning::new(Code::NotRemembered, Severity::Warning, text).of(name));
         }
+        for (name, tunnel) in &self.tunnels {
+            let Some(failure) = &tunnel.not_renewed else { continue };
+            let text = format!(
+                "the renewed credentials cannot be used, and the session goes on with those before: {}",
+                failure.text
+            );
+            warnings.push(Warning::new(Code::NotRenewed, Severity::Error, text).of(name));
+        }
         let now = SystemTime::now();
         for (name, tunnel) in &self.tunnels {
             let Some(link) = &tunnel.state.link else { continue };

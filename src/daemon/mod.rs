@@ -5,6 +5,7 @@ pub mod addresses;
 mod adoption;
 pub mod arguments;
 pub mod command;
+mod credentials;
 mod healing;
 mod health;
 pub mod in_force;
@@ -25,6 +26,7 @@ pub use snapshot::{GroupSnapshot, Snapshot, Tampering, Transition, TunnelSnapsho
 
 use crate::config::{Finding, Group, Loaded};
 use crate::error::chain;
+use crate::identity::CredentialsWatch;
 use crate::kernel::{Applied, HostApplied, Kernel, KernelError, Watch};
 use crate::logging::{self, message};
 use crate::paths::Paths;
@@ -98,6 +100,10 @@ pub struct Daemon {
     tamperings: VecDeque<Arc<Tampering>>,
     tampered: u64,
     clock: ClockWatch,
+    /// Certificates, keys and trust anchors on disk.
+    credentials: CredentialsWatch,
+    /// When the system was last seen to have slept.
+    resumed: Option<Moment>,
     watchdog: Watchdog,
     started: Instant,
     started_at: SystemTime,
@@ -156,6 +162,8 @@ impl Daemon {
             tamperings: VecDeque::new(),
             tampered: 0,
             clock: ClockWatch::new()?,
+            credentials: CredentialsWatch::new()?,
+            resumed: None,
             watchdog: Watchdog::new(),
             started: Instant::now(),
             started_at: SystemTime::now(),
@@ -173,6 +181,7 @@ impl Daemon {
             self.restore(&name).await;
         }
         self.starting = false;
+        self.watch_credentials();
         log::info!(MESSAGE_ID = message::STARTED; "enftund {} runs; tunnels: {}", env!("CARGO_PKG_VERSION"), self.tunnels.len());
         self.publish();
         loop {
@@ -204,10 +213,11 @@ impl Daemon {
                     self.look_around().await;
                 }
                 () = self.watchdog.feed() => {}
+                () = self.credentials.changed() => self.look_at_credentials().await,
                 jump = self.clock.set() => {
                     match jump {
                         Jump::Set => log::info!("the wall clock was set"),
-                        Jump::Slept(time) => log::info!("the system was asleep for {} s", time.as_secs()),
+                        Jump::Slept(slept) => self.resume(slept).await,
                     }
                     for name in self.names() {
                         self.feed(&name, Event::ClockSet).await;
@@ -318,6 +328,9 @@ impl Daemon {
     }
 
     async fn wake(&mut self) {
+        if let Some(slept) = self.clock.slept() {
+            self.resume(slept).await;
+        }
         let now = self.now();
         self.tell_counts(now);
         if self.others_due.is_some_and(|due| due <= now) {

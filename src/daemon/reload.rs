@@ -62,6 +62,7 @@ impl Daemon {
                 self.restore(&name).await;
             }
         }
+        self.watch_credentials();
         self.forget_others().await;
         self.regroup().await;
         Ok(())

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// From one new attempt because of another way to the next, however often the way changes.
 const PACE: Duration = Duration::from_millis(250);
+/// The clocks and the system's service both tell of one sleep, so far apart at most.
+const ONE_SLEEP: Duration = Duration::from_secs(5);
 /// Where a router that is only a name may be, as far as routing is concerned: somewhere in the Internet.
 const ANYWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 88, 99, 1)), IpAddr::V6(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 1))];
@@ -171,6 +173,28 @@ impl Daemon {
         }
     }
 
+    /// The clocks tell of a sleep.
+    pub(super) async fn resume(&mut self, slept: Duration) {
+        log::info!("the system was asleep for {} s", slept.as_secs());
+        self.woken().await;
+    }
+
+    /// The system slept: connections may be dead without a word, and the clocks of all waits stood still. Whoever tells first
+    /// is believed, and the others are not heard for a moment.
+    pub(super) async fn woken(&mut self) {
+        let now = self.now();
+        if self.resumed.replace(now).is_some_and(|before| now.saturating_sub(before) < ONE_SLEEP) {
+            return;
+        }
+        for name in self.names() {
+            self.note_ways(&name).await;
+            if let Some(tunnel) = self.tunnels.get_mut(&name) {
+                tunnel.remotes.network_changed(now);
+            }
+            self.feed(&name, Event::Resumed).await;
+        }
+    }
+
     /// A remote that is preferred to the one in use is tried, if it is time and a way leads there.
     pub(super) async fn look_for_preferred(&mut self, name: &str) {
         let tick = self.tick();
@@ -180,7 +204,14 @@ impl Daemon {
         else {
             return;
         };
-        let better = tunnel.remotes.better(link.index, tick, &retry);
+        let mut better = tunnel.remotes.better(link.index, tick, &retry);
+        let known = self.addresses.of(&tunnel.config.remote);
+        better.retain(|index| {
+            let dialled = tunnel.config.remote.hosts.get(*index).and_then(Host::dialled);
+            let address = dialled.and_then(|(host, _)| host.parse().ok().or_else(|| known.get(host).copied()));
+            // Where it is not known where it is, trying tells.
+            address.and_then(|address| tunnel.outlook.ways.get(&address)).is_none_or(Option::is_some)
+        });
         if !better.is_empty() {
             tunnel.preferred = better;
             self.feed(name, Event::Preferred).await;
@@ -238,7 +269,8 @@ impl Daemon {
                 Err(_) => names = true,
             }
         }
-        if names && tunnel.state.phase != Phase::Connected {
+        let at_the_first = tunnel.state.link.as_ref().is_some_and(|link| link.index == 0);
+        if names && !at_the_first {
             let Kind::Enf(enf) = &tunnel.config.kind;
             let inside = enf.dns.as_ref().map(|dns| dns.servers.clone()).unwrap_or_default();
             all.extend(resolve::name_servers(&inside).await);

@@ -100,6 +100,7 @@ impl Daemon {
         if let Some(Err(error)) = dialled.map(|((host, _), peer)| self.addresses.set(host, peer.ip())) {
             log::warn!(ENFTUN_TUNNEL = name; "remember the router's address: {error}");
         }
+        tunnel.not_renewed = None;
         let (index, retry) = (link.index, tunnel.config.retry);
         tunnel.remotes.ready(index, tick, &retry);
         self.feed(name, Event::Ready(session, link)).await;
@@ -119,6 +120,10 @@ impl Daemon {
         if tunnel.speaks(session) {
             if tunnel.state.session() != Some(session) {
                 log::info!(ENFTUN_TUNNEL = name; "{name} stays where it is: {}", ended.failure);
+                let renews = tunnel.state.successor().is_some_and(|successor| successor.why == Cause::Credentials);
+                if renews && ended.failure.class != Class::Transient {
+                    tunnel.not_renewed = Some(ended.failure.clone());
+                }
             }
             self.feed(name, Event::Ended(session, ended)).await;
         }
@@ -151,6 +156,7 @@ impl Daemon {
 
     pub(super) async fn start_session(&mut self, name: &str, id: SessionId) -> Option<Event> {
         self.note_ways(name).await;
+        self.note_credentials(name).await;
         let now = self.now();
         let tunnel = self.tunnels.get_mut(name)?;
         let Some(tun) = self.kernel.tun(tunnel.dev()) else {

@@ -1,5 +1,6 @@
 //! One tunnel as the daemon holds it: its configuration, its state, its session, and how it looks from outside.
 
+use super::credentials::Fingerprint;
 use super::healing::Repairs;
 use super::roaming::Outlook;
 use super::sessions::Running;
@@ -7,7 +8,7 @@ use super::snapshot::TunnelSnapshot;
 use super::targets::Targets;
 use crate::config::{self, Group, Kind, Lockdown};
 use crate::plan::{self, Facts, Plan, Scope};
-use crate::state::{self, Moment, Phase, Policy, Remotes, SessionId, Wanted};
+use crate::state::{self, Failure, Moment, Phase, Policy, Remotes, SessionId, Wanted};
 use crate::tunnel::{Counters, Upstream};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +25,10 @@ pub(super) struct Supervised {
     pub sessions: BTreeMap<SessionId, Running>,
     /// What is remembered of its remotes.
     pub remotes: Remotes,
+    /// What was in the files of the last session that was begun.
+    pub credentials: Option<Fingerprint>,
+    /// New ones that could not be used, while the session goes on with those before.
+    pub not_renewed: Option<Failure>,
     /// Which ways lead to them.
     pub outlook: Outlook,
     /// Those that the next successor tries, when it is for the sake of preferred ones.
@@ -56,6 +61,8 @@ impl Supervised {
             state: state::Tunnel::found(found.map(Plan::own_addresses).unwrap_or_default()),
             sessions: BTreeMap::new(),
             remotes: Remotes::default(),
+            credentials: None,
+            not_renewed: None,
             outlook: Outlook::default(),
             preferred: Vec::new(),
             upstream: Upstream::default(),

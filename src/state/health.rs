@@ -22,6 +22,8 @@ words! {
         CertificateExpires => "certificate-expires",
         /// The router's certificate expires soon.
         RouterCertificateExpires => "router-certificate-expires",
+        /// A renewed certificate, key or CA file cannot be used; the session goes on with the one before.
+        NotRenewed => "not-renewed",
         /// What is wanted could not be written down: a restart forgets it.
         NotRemembered => "not-remembered",
     }

@@ -130,7 +130,12 @@ impl Pump {
                 break stop;
             }
         };
-        self.ended(stop)
+        let ended = self.ended(stop);
+        // Never a word: whatever is there is no router that can be used.
+        if let Some(Link { index, .. }) = link {
+            reporter.report(SessionEvent::Refused { index, failure: ended.failure.clone() }).await;
+        }
+        ended
     }
 
     fn now(&self) -> Moment {

@@ -1,0 +1,65 @@
+//! The files that sessions are made with: certificate, key and trust anchors. When what is in them changes, a live session
+//! gets a successor with the new ones, and a tunnel that waits because of the old ones waits no longer.
+
+use super::Daemon;
+use crate::config::{self, Kind};
+use crate::identity;
+use crate::state::Event;
+use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What tells one content of the files from another; of no use to anybody else.
+pub(super) type Fingerprint = u64;
+
+/// The files that a session of this tunnel is made with, as far as they can be found.
+fn files(tunnel: &config::Tunnel) -> Vec<PathBuf> {
+    let Kind::Enf(enf) = &tunnel.kind;
+    let passed = identity::credentials_directory();
+    let pair = identity::find(&tunnel.name, &enf.identity, passed.as_deref());
+    let pair = pair.map_or_else(|_| Vec::new(), |(cert, key)| vec![cert, key]);
+    pair.into_iter().chain([tunnel.remote.ca_cert_file.clone()]).collect()
+}
+
+/// What is in the files now; a file that cannot be read is as one that is not there.
+async fn fingerprint(hasher: RandomState, tunnel: Arc<config::Tunnel>) -> Option<Fingerprint> {
+    let read = move || {
+        let contents: Vec<_> = files(&tunnel).into_iter().map(|file| std::fs::read(file).ok()).collect();
+        hasher.hash_one(contents)
+    };
+    tokio::task::spawn_blocking(read).await.ok()
+}
+
+impl Daemon {
+    /// The files of all tunnels are watched, and no others.
+    pub(super) fn watch_credentials(&mut self) {
+        let configured = |tunnel: &config::Tunnel| {
+            let Kind::Enf(enf) = &tunnel.kind;
+            [enf.identity.cert_file.clone(), enf.identity.key_file.clone()]
+        };
+        let tunnels = || self.tunnels.values().map(|tunnel| &*tunnel.config);
+        let all: Vec<PathBuf> = tunnels().flat_map(files).chain(tunnels().flat_map(configured)).collect();
+        self.credentials.watch(all);
+    }
+
+    /// A session is about to read them: what changes from now on is news.
+    pub(super) async fn note_credentials(&mut self, name: &str) {
+        let Some(config) = self.tunnels.get(name).map(|tunnel| tunnel.config.clone()) else { return };
+        let fingerprint = fingerprint(self.random.clone(), config).await;
+        if let Some(tunnel) = self.tunnels.get_mut(name) {
+            tunnel.credentials = fingerprint;
+        }
+    }
+
+    /// Some of the files may have changed.
+    pub(super) async fn look_at_credentials(&mut self) {
+        for name in self.names() {
+            let Some(tunnel) = self.tunnels.get(&name) else { continue };
+            let now = fingerprint(self.random.clone(), tunnel.config.clone()).await;
+            if tunnel.credentials.is_some() && tunnel.credentials != now {
+                log::info!(ENFTUN_TUNNEL = name.as_str(); "the credentials of {name} changed on disk");
+                self.feed(&name, Event::Renewed).await;
+            }
+        }
+    }
+}
