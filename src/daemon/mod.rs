@@ -265,6 +265,9 @@ impl Daemon {
             Request::Plan(name) => self.plan_text(name).map(Answer::Plan),
             Request::Sleep(asleep) => {
                 log::info!("the system {}", if *asleep { "is about to sleep" } else { "is awake again" });
+                if !asleep {
+                    self.woken().await;
+                }
                 Ok(Answer::Done)
             }
             // The loop takes it before it gets here.
