@@ -2,6 +2,7 @@
 //! tunnel carries, and nothing changes the host.
 
 pub mod dial;
+pub mod proxy;
 pub mod race;
 pub mod resolve;
 pub mod tls;
