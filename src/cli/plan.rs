@@ -23,7 +23,7 @@ pub fn run(args: Plan) -> Result<(), CliError> {
     let paths = Paths { config: args.config_dir.path, ..Paths::default() };
     let tunnel = load_tunnel(&args.name, &paths)?;
     let own = own_addresses(&tunnel);
-    let openings = Openings { remotes: remotes(&tunnel), resolvers: Vec::new() };
+    let openings = openings(&tunnel);
     let wanted = wanted(&tunnel, args.state, own.clone());
     let facts = Facts { wanted: &wanted, kept: &own, openings: &openings };
     let plan = plan::build(&tunnel, &load_groups(&paths)?, facts);
@@ -51,13 +51,18 @@ pub fn run(args: Plan) -> Result<(), CliError> {
     names.iter().try_for_each(|command| output::line(command))
 }
 
-/// The remotes that need no look-up: where the session's own packets would be let go.
-fn remotes(tunnel: &Tunnel) -> Vec<SocketAddr> {
-    let address = |host: &config::Host| {
-        let (name, port) = host.dialled()?;
-        Some(SocketAddr::new(name.parse().ok()?, port))
-    };
-    tunnel.remote.hosts.iter().filter_map(address).collect()
+/// Where the session's own packets would be let go: the remotes, and proxies to them, that need no look-up.
+fn openings(tunnel: &Tunnel) -> Openings {
+    let mut openings = Openings::default();
+    for host in &tunnel.remote.hosts {
+        if let Some((name, port)) = host.dialled()
+            && let Ok(address) = name.parse()
+        {
+            let to = if host.is_proxied() { &mut openings.proxies } else { &mut openings.remotes };
+            to.push(SocketAddr::new(address, port));
+        }
+    }
+    openings
 }
 
 /// The user that the daemon runs as, by number; where there is none, the caller.

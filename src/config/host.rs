@@ -36,6 +36,11 @@ impl Host {
         Self { host: host.into(), port, way: Way::Direct }
     }
 
+    /// A proxy is on the way.
+    pub fn is_proxied(&self) -> bool {
+        matches!(self.way, Way::Proxy(_))
+    }
+
     /// Name or address, and port, of what the TCP connection goes to: the far end itself, or its proxy. `None` for vsock.
     pub fn dialled(&self) -> Option<(&str, u16)> {
         match &self.way {

@@ -34,8 +34,19 @@ pub struct Policy {
 pub struct Openings {
     /// Far ends that are dialled or connected to: TCP.
     pub remotes: Vec<SocketAddr>,
+    /// Proxies on the way to far ends, as [`Self::remotes`]; others may use them too.
+    #[serde(default)]
+    pub proxies: Vec<SocketAddr>,
     /// Name servers, while a question to them is out: UDP and TCP.
     pub resolvers: Vec<SocketAddr>,
+}
+
+impl Openings {
+    /// TCP to these addresses of a far end, or of the proxy on the way to it.
+    pub fn to(addresses: Vec<SocketAddr>, are_a_proxys: bool) -> Self {
+        let (remotes, proxies) = if are_a_proxys { (Vec::new(), addresses) } else { (addresses, Vec::new()) };
+        Self { remotes, proxies, resolvers: Vec::new() }
+    }
 }
 
 /// A tunnel that blocks.
@@ -179,17 +190,31 @@ impl Host<'_> {
             rules.extend(self.ours(tunnel));
         }
         rules.extend(self.each_mark(|mark| Rule::new(FORGED, [Test::Mark(mark)], Action::Drop)));
-        let remotes = self.tunnels.iter().flat_map(|tunnel| &tunnel.policy.openings.remotes);
-        for remote in remotes.collect::<BTreeSet<_>>() {
-            let tests = [
-                Test::NotOut(self.inside()),
-                Test::To(vec![remote.ip().into()]),
-                Test::ToPort(Transport::Tcp, remote.port()),
-            ];
-            rules.push(Rule::new("nobody imitates us towards the router", tests, Action::Drop));
-        }
+        rules.extend(self.no_imitation());
         rules.extend(self.beside_and_into());
         rules
+    }
+
+    /// Nobody else connects to a router that we connect to. A proxy is also others' way, unless everything belongs in a tunnel:
+    /// then it would be a way beside it.
+    fn no_imitation(&self) -> Vec<Rule> {
+        let rule = |peer: &SocketAddr, comment| {
+            let to = Test::To(vec![peer.ip().into()]);
+            Rule::new(
+                comment,
+                [Test::NotOut(self.inside()), to, Test::ToPort(Transport::Tcp, peer.port())],
+                Action::Drop,
+            )
+        };
+        let openings = || self.tunnels.iter().map(|tunnel| &tunnel.policy.openings);
+        let remotes: BTreeSet<_> = openings().flat_map(|openings| &openings.remotes).collect();
+        let everything = |family| self.prefixes(family).iter().any(|prefix| prefix.prefix_len() == 0);
+        let proxies: BTreeSet<_> = openings()
+            .flat_map(|openings| &openings.proxies)
+            .filter(|proxy| everything(Family::of(&proxy.ip().into())))
+            .collect();
+        let routers = remotes.into_iter().map(|peer| rule(peer, "nobody imitates us towards the router"));
+        routers.chain(proxies.into_iter().map(|peer| rule(peer, "nobody imitates us towards the proxy"))).collect()
     }
 
     /// Judges the interface that a packet really goes out by, after whatever other tables did to it.
@@ -236,11 +261,12 @@ impl Host<'_> {
             comment,
         };
         let remotes = openings.remotes.iter().map(|peer| to(peer, Transport::Tcp, "our own connection to the router"));
+        let proxies = openings.proxies.iter().map(|peer| to(peer, Transport::Tcp, "our own connection to the proxy"));
         let questions = openings.resolvers.iter().flat_map(|server| {
             [Transport::Udp, Transport::Tcp].map(|transport| to(server, transport, "our own question for its name"))
         });
         // What a process that is gone leaves behind belongs to no user any more.
-        remotes.chain(questions).chain([known(*mark)]).collect()
+        remotes.chain(proxies).chain(questions).chain([known(*mark)]).collect()
     }
 
     fn beside_and_into(&self) -> Vec<Rule> {
@@ -381,7 +407,7 @@ static EVERYTHING: [IpNet; 2] = [Family::V6.everything(), Family::V4.everything(
 static NOTHING: Policy = Policy {
     own: Vec::new(),
     through: Vec::new(),
-    openings: Openings { remotes: Vec::new(), resolvers: Vec::new() },
+    openings: Openings { remotes: Vec::new(), proxies: Vec::new(), resolvers: Vec::new() },
     trusted: BTreeSet::new(),
 };
 

@@ -51,10 +51,12 @@ pub(super) fn hosts() -> Vec<(String, Host)> {
         Openings::default(),
         Openings {
             remotes: vec!["[2001:db8::1]:443".parse().unwrap(), "192.0.2.1:444".parse().unwrap()],
+            proxies: vec!["[2001:db8::1]:3128".parse().unwrap(), "192.0.2.1:1080".parse().unwrap()],
             resolvers: vec![],
         },
         Openings {
             remotes: vec![],
+            proxies: vec![],
             resolvers: vec!["192.0.2.53:53".parse().unwrap(), "[fd00::53]:53".parse().unwrap()],
         },
     ];

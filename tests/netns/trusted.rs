@@ -633,7 +633,7 @@ fn an_ipv4_last_mile_connects_whatever_rp_filter_is() {
             socket.connect_timeout(&remote.into(), patience)
         };
         let wanted = Wanted::Connecting;
-        let openings = Openings { remotes: vec![remote], resolvers: Vec::new() };
+        let openings = Openings::to(vec![remote], false);
         let facts = Facts { wanted: &wanted, kept: &[], openings: &openings };
         let plan = plan::build(&tunnel("enf0", EVERYTHING), &BTreeMap::new(), facts);
         block_on(async {

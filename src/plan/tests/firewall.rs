@@ -77,9 +77,9 @@ const REMOTE: &str = "2001:db8::1";
 
 fn tunnels() -> impl Strategy<Value = Vec<Plan>> {
     let wanted = prop_oneof![Just(Wanted::Blocked), Just(Wanted::Connecting), Just(Wanted::Connected(own()))];
-    let one = (wanted, 0..3, any::<bool>(), any::<bool>());
+    let one = (wanted, 0..3, any::<bool>(), 0..3);
     proptest::collection::vec(one, 1..3).prop_map(|all| {
-        let plan = |(number, (wanted, which, trusting, dialling)): (usize, (Wanted, i32, bool, bool))| {
+        let plan = |(number, (wanted, which, trusting, dialling)): (usize, (Wanted, i32, bool, i32))| {
             let prefixes: &[&str] = match (number, which) {
                 (0, 0) => &["::/0"],
                 (0, _) => &["fd00:8f80::/32", "ff05::/16"],
@@ -94,8 +94,10 @@ fn tunnels() -> impl Strategy<Value = Vec<Plan>> {
             if trusting {
                 enf.route.trusted_interfaces = vec![format!("trusted{number}")];
             }
-            let remotes = if dialling { vec![format!("[{REMOTE}]:443").parse().unwrap()] } else { vec![] };
-            let openings = Openings { remotes, resolvers: vec![] };
+            let openings = match dialling {
+                0 => Openings::default(),
+                by_proxy => Openings::to(vec![format!("[{REMOTE}]:443").parse().unwrap()], by_proxy == 2),
+            };
             super::super::build(&tunnel, &BTreeMap::new(), Facts { wanted: &wanted, kept: &[], openings: &openings })
         };
         all.into_iter().enumerate().map(plan).collect()
@@ -169,7 +171,8 @@ fn ours(plans: &[Plan], packet: &Packet) -> bool {
     plans.iter().any(|plan| {
         let policy = plan.policy.as_ref().unwrap();
         let marked = packet.mark & plan.scope.mask == plan.scope.mark;
-        let to_remote = policy.openings.remotes.iter().any(|remote| {
+        let Openings { remotes, proxies, .. } = &policy.openings;
+        let to_remote = remotes.iter().chain(proxies).any(|remote| {
             packet.destination == remote.ip()
                 && packet.transport.is_some_and(|(transport, _, to)| (transport, to) == (Transport::Tcp, remote.port()))
         });
@@ -203,10 +206,24 @@ proptest! {
         let table = super::super::firewall(&plans, UID, false).unwrap();
         packet.mark = 0;
         let own = plans.iter().flat_map(|plan| &plan.policy.as_ref().unwrap().own).any(|own| *own == packet.source);
-        let to_router = packet.transport.is_some_and(|(_, _, to)| to == 443) && packet.destination == REMOTE.parse::<IpAddr>().unwrap();
+        // Of a proxy it says nothing: this destination is in no tunnel, so not everything is.
+        let direct = plans.iter().any(|plan| !plan.policy.as_ref().unwrap().openings.remotes.is_empty());
+        let to_router = direct && packet.transport.is_some_and(|(_, _, to)| to == 443) && packet.destination == REMOTE.parse::<IpAddr>().unwrap();
         let device = packet.goes_by.starts_with("enf");
         if owner(&plans, packet.destination).is_none() && !own && !to_router && !device {
             prop_assert!(leaves(&table, &packet), "{packet:?} is held");
+        }
+    }
+
+    #[test]
+    fn while_everything_is_in_a_tunnel_nobody_else_reaches_its_router_or_proxy(plans in tunnels(), mut packet in packets()) {
+        (packet.mark, packet.flow_mark, packet.destination) = (0, 0, REMOTE.parse().unwrap());
+        packet.transport = Some((Transport::Tcp, 4000, 443));
+        let everything = plans.iter().any(|plan| plan.scope.prefixes.iter().any(|prefix| prefix.prefix_len() == 0));
+        let dialled = plans.iter().any(|plan| plan.policy.as_ref().unwrap().openings != Openings::default());
+        let beside = !packet.goes_by.starts_with("enf");
+        if everything && dialled && beside && packet.source.is_ipv6() {
+            prop_assert!(!leaves(&super::super::firewall(&plans, UID, false).unwrap(), &packet), "{packet:?} leaves");
         }
     }
 

@@ -41,7 +41,7 @@ pub(crate) fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
 }
 
 fn build(tunnel: &Tunnel, wanted: &Wanted, kept: &[IpNet]) -> Plan {
-    let openings = Openings { remotes: vec!["[2001:db8::1]:443".parse().unwrap()], resolvers: Vec::new() };
+    let openings = Openings::to(vec!["[2001:db8::1]:443".parse().unwrap()], false);
     super::build(tunnel, &BTreeMap::new(), Facts { wanted, kept, openings: &openings })
 }
 
@@ -98,6 +98,22 @@ fn plans_read_as_reviewed() {
         }
         assert_eq!(text, std::fs::read_to_string(&file).unwrap(), "{}", file.display());
     }
+}
+
+#[test]
+fn a_proxy_is_opened_for_us_and_closed_to_others_only_when_everything_is_in_the_tunnel() {
+    let openings = Openings::to(vec!["[2001:db8::1]:3128".parse().unwrap()], true);
+    let rules = |prefix: &str| {
+        let facts = Facts { wanted: &Wanted::Connecting, kept: &[], openings: &openings };
+        let plan = super::build(&tunnel(&[prefix], false), &BTreeMap::new(), facts);
+        let host = super::Host::of([&plan], 990).to_string();
+        let about = host.lines().map(str::trim).filter(|line| line.contains("2001:db8::1"));
+        about.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let ours = "meta mark 0x16b meta skuid 990 ip6 daddr 2001:db8::1 tcp dport 3128 ct mark set 0x16b accept comment \"our own connection to the proxy\"";
+    let nobody = "oifname != { \"lo\", \"enf0\" } ip6 daddr 2001:db8::1 tcp dport 3128 drop comment \"nobody imitates us towards the proxy\"";
+    assert_eq!(rules("fd00:8f80::/32"), [ours]);
+    assert_eq!(rules("::/0"), [ours, nobody]);
 }
 
 /// The kernel, as far as a diff sees it.
