@@ -26,9 +26,10 @@ impl Supervised {
         let mut all = Openings::default();
         for running in self.sessions.values() {
             all.remotes.extend(&running.openings.remotes);
+            all.proxies.extend(&running.openings.proxies);
             all.resolvers.extend(&running.openings.resolvers);
         }
-        for list in [&mut all.remotes, &mut all.resolvers] {
+        for list in [&mut all.remotes, &mut all.proxies, &mut all.resolvers] {
             list.sort_unstable();
             list.dedup();
         }
@@ -68,9 +69,9 @@ impl Daemon {
                 self.open(name, session, Openings { resolvers: servers, ..Openings::default() }).await;
                 let _ = granted.send(());
             }
-            SessionEvent::Dial { remote, addresses, servers, granted } => {
+            SessionEvent::Dial { remote, addresses, proxied, servers, granted } => {
                 log::debug!(ENFTUN_TUNNEL = name, ENFTUN_REMOTE = remote.as_str(); "dialling {addresses:?}");
-                self.open(name, session, Openings { remotes: addresses, resolvers: servers }).await;
+                self.open(name, session, Openings { resolvers: servers, ..Openings::to(addresses, proxied) }).await;
                 let _ = granted.send(());
             }
             SessionEvent::Refused { index, .. } => self.refused(name, session, index),
@@ -92,11 +93,13 @@ impl Daemon {
     async fn ready(&mut self, name: &str, session: SessionId, link: Link) {
         let tick = self.tick();
         let Some(tunnel) = self.tunnels.get_mut(name).filter(|tunnel| tunnel.speaks(session)) else { return };
-        if let Some(running) = tunnel.sessions.get_mut(&session) {
-            running.openings = Openings { remotes: link.peer.into_iter().collect(), ..Openings::default() };
-        }
         let config = tunnel.config.clone();
-        let dialled = config.remote.hosts.get(link.index).and_then(config::Host::dialled).zip(link.peer);
+        let far_end = config.remote.hosts.get(link.index);
+        if let Some(running) = tunnel.sessions.get_mut(&session) {
+            let proxied = far_end.is_some_and(config::Host::is_proxied);
+            running.openings = Openings::to(link.peer.into_iter().collect(), proxied);
+        }
+        let dialled = far_end.and_then(config::Host::dialled).zip(link.peer);
         if let Some(Err(error)) = dialled.map(|((host, _), peer)| self.addresses.set(host, peer.ip())) {
             log::warn!(ENFTUN_TUNNEL = name; "remember the router's address: {error}");
         }

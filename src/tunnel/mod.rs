@@ -32,8 +32,10 @@ pub enum SessionEvent {
     Dial {
         /// The remote they belong to, as `host:port`.
         remote: String,
-        /// Where packets will go: every address of it that is known.
+        /// Where packets will go: every address of it, or of the proxy on the way to it, that is known.
         addresses: Vec<SocketAddr>,
+        /// They are a proxy's.
+        proxied: bool,
         /// Name servers that are still being asked for more.
         servers: Vec<SocketAddr>,
         /// Answered once they are allowed.

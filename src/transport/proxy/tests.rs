@@ -111,8 +111,10 @@ fn no_more_than_16_kib_of_an_answer_are_read() {
     assert!(matches!(told(&proxy, "a", fields.as_bytes()).1, Err(Why::Endless)));
 }
 
-/// A sound conversation with each sort of proxy: what it answers, and what it is asked.
-fn sound() -> Vec<(config::Proxy, &'static str, Vec<u8>, Option<Vec<u8>>)> {
+/// A sound conversation: the proxy, the router's host, what the proxy answers, and what it is asked.
+type Conversation = (config::Proxy, &'static str, Vec<u8>, Option<Vec<u8>>);
+
+fn sound() -> Vec<Conversation> {
     let plain = [5, 0].as_slice();
     let with_login = [5, 2, 1, 0].as_slice();
     let from_ipv4 = [5, 0, 0, 1, 10, 0, 0, 1, 4, 56].as_slice();

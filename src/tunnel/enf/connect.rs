@@ -2,17 +2,18 @@
 
 use super::session::Spec;
 use super::wire::Wire;
-use crate::config::{self, Host};
+use crate::config::{self, Host, Way};
 use crate::error::{Class, chain};
 use crate::identity::Credentials;
 use crate::state::{Failure, Reason};
 use crate::transport::dial::{self, Options};
 use crate::transport::race::Race;
 use crate::transport::trust::{Anchors, RouterTrust};
-use crate::transport::{resolve, tls};
+use crate::transport::{proxy, resolve, tls, vsock};
 use crate::tunnel::SessionEvent;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use std::net::SocketAddr;
+use rustls::pki_types::ServerName;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -72,6 +73,12 @@ async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, h
     let tls = tls::client_config(credentials, trust, &tls::VERSIONS)
         .map_err(|error| Failure::new(Reason::ProtocolError, error.class(), chain(&error)))?;
 
+    let connector = TlsConnector::from(tls);
+    if let Way::Vsock { cid, port } = host.way {
+        let stream = vsock::connect(cid, port, limit).await.map_err(|error| Failure::from(&error))?;
+        let name = tls::server_name(remote.name.as_deref(), Ipv6Addr::UNSPECIFIED.into());
+        return handshake(&connector, name, stream, host, limit).await;
+    }
     let asked = OnceLock::new();
     let ask = async |servers: Vec<SocketAddr>| {
         let _ = asked.set(servers.clone());
@@ -114,7 +121,7 @@ async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, h
             }
             Some((address, stream)) = race.next(), if !alone => {
                 let name = tls::server_name(remote.name.as_deref(), address.ip());
-                handshakes.push(handshake(TlsConnector::from(tls.clone()).connect(name, stream), address, host, limit));
+                handshakes.push(handshake(&connector, name, stream, host, limit));
                 company_at = Instant::now() + PATIENCE.min(limit);
             }
             () = sleep_until(company_at), if alone && !race.is_over() => {}
@@ -128,14 +135,17 @@ async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, h
     Err(worst(failures, ", "))
 }
 
-/// TLS on a connection, within a deadline.
+/// From a connection to TLS with the far end, through its proxy if it has one; each within a deadline.
 async fn handshake(
-    connect: tokio_rustls::Connect<TcpStream>,
-    address: SocketAddr,
+    connector: &TlsConnector,
+    name: ServerName<'static>,
+    mut stream: TcpStream,
     host: &Host,
     limit: Duration,
 ) -> Result<Wire, Failure> {
-    match timeout(limit, connect).await {
+    let address = stream.peer_addr().map(|address| format!(" ({address})")).unwrap_or_default();
+    proxy::lead(&mut stream, host, limit).await.map_err(|error| Failure::from(&error))?;
+    match timeout(limit, connector.connect(name, stream)).await {
         Ok(Ok(stream)) => {
             let (socket, connection) = stream.into_inner();
             Ok(Wire::new(socket, connection.into()))
@@ -144,7 +154,7 @@ async fn handshake(
         Err(_) => Err(Failure::new(
             Reason::Timeout,
             Class::Transient,
-            format!("{host} ({address}) accepted the connection but did not finish the TLS handshake within {limit:?}"),
+            format!("{host}{address} accepted the connection but did not finish the TLS handshake within {limit:?}"),
         )),
     }
 }
@@ -152,7 +162,13 @@ async fn handshake(
 /// Lets packets go to all addresses of a remote that are known, and to name servers that are still being asked.
 async fn allow(spec: &Spec, host: &Host, addresses: &[SocketAddr], servers: Option<&Vec<SocketAddr>>) {
     let (addresses, servers) = (addresses.to_vec(), servers.cloned().unwrap_or_default());
-    let dial = |granted| SessionEvent::Dial { remote: host.to_string(), addresses, servers, granted };
+    let dial = |granted| SessionEvent::Dial {
+        remote: host.to_string(),
+        addresses,
+        proxied: host.is_proxied(),
+        servers,
+        granted,
+    };
     grant(spec, dial).await;
 }
 

@@ -316,10 +316,8 @@ impl Pump {
                 Class::Transient,
                 format!("the device {} is gone ({error}); it is made again", self.tun.name()),
             ),
-            Stop::Wire(WireError::Tls(error)) => {
-                let peer = self.wire.socket().peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
-                tls::tls_failure(&error, &peer)
-            }
+            // Its socket knows no more than the address of a proxy, or none.
+            Stop::Wire(WireError::Tls(error)) => tls::tls_failure(&error, "the router"),
             Stop::Wire(error) => {
                 let reason = match &error {
                     WireError::TooLong(_) => Reason::ProtocolError,
