@@ -14,6 +14,7 @@ mod last_mile;
 mod lockdown;
 mod names;
 mod path;
+mod proxies;
 mod remotes;
 mod resolved;
 mod router;

@@ -32,6 +32,8 @@ where
             Head { status: 200..=299, .. } => return Ok(()),
             Head { status: 407, basic: false, .. } => return Err(Why::LoginUnknown("Basic")),
             Head { status: 407, .. } if login.is_none() => return Err(Why::LoginWanted),
+            // Some say to one who logged in wrongly what a server would say.
+            Head { status: 401, .. } if login.is_some() => return Err(Why::LoginRefused),
             Head { status: 407, .. } => return Err(Why::LoginRefused),
             // The request timed out, came too early, or was one of too many.
             Head { status: status @ (408 | 425 | 429), .. } => return Err(Why::Failed(Answer::Http(status))),

@@ -66,6 +66,8 @@ fn an_http_proxy_that_does_not_connect_says_whose_business_it_is() {
             "write USER",
         ),
         ("HTTP/1.1 407 x\r\nProxy-Authenticate: NTLM\r\n\r\n", login(), Configuration, "another way than Basic"),
+        ("HTTP/1.1 401 x\r\n\r\n", login(), Configuration, "refuses the user"),
+        ("HTTP/1.1 401 x\r\n\r\n", None, Configuration, "rules do not allow"),
         ("HTTP/1.1 403 x\r\n\r\n", None, Configuration, "rules do not allow"),
         ("HTTP/1.1 405 x\r\n\r\n", None, Configuration, "does not do CONNECT"),
         ("HTTP/1.1 429 x\r\n\r\n", None, Transient, "too many"),
