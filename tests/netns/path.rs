@@ -29,7 +29,7 @@ struct Host {
 }
 
 impl Host {
-    /// Needs a runtime. `onlink`: the kernel would ask these rules for the way to a gateway, without our mark.
+    /// Needs a runtime.
     fn new() -> Self {
         let (here, world) = (Netns::here(), Netns::new());
         veth(&here, "eth", &world, "eth-far");
@@ -37,13 +37,14 @@ impl Host {
         sh("ip addr add 192.0.2.1/24 dev eth; ip addr add fd00:1::1/64 dev eth
             ip addr add 198.51.100.1/24 dev wlan; ip addr add fd00:2::1/64 dev wlan
             for f in -4 -6; do
-              ip $f rule add pref 500 not fwmark 363 lookup 2097
-              ip $f rule add pref 501 not fwmark 363 unreachable
-              ip $f rule add pref 40000 fwmark 363 unreachable
+              ip $f rule add pref 201 fwmark 363 unreachable
+              ip $f rule add pref 200 fwmark 363 lookup main
             done
-            ip -4 route add default via 192.0.2.254 dev eth onlink metric 100
+            ip -6 rule add pref 557 unreachable; ip -6 rule add pref 556 lookup 2097
+            ip -4 route add unreachable default table 2097 metric 1024; ip -4 rule add pref 364 lookup 2097
+            ip -4 route add default via 192.0.2.254 dev eth metric 100
             ip -6 route add default via fd00:1::fe metric 100
-            ip -4 route add default via 198.51.100.254 dev wlan onlink metric 600
+            ip -4 route add default via 198.51.100.254 dev wlan metric 600
             ip -6 route add default via fd00:2::fe metric 600");
         Self { _world: world, kernel: kernel() }
     }
@@ -93,7 +94,7 @@ fn a_default_route_of_another_interface_is_another_way() {
         block_on(async {
             let host = Host::new();
             let before = host.both().await;
-            sh("ip -4 route replace default via 198.51.100.254 dev wlan onlink metric 50
+            sh("ip -4 route replace default via 198.51.100.254 dev wlan metric 50
                 ip -6 route replace default via fd00:2::fe metric 50");
             for (now, before) in host.both().await.iter().zip(&before) {
                 assert_eq!(now.ifindex, index("wlan"));
@@ -114,7 +115,7 @@ fn the_same_address_on_another_interface_is_another_way() {
             // A laptop's cable is pulled, and the bridge to its radio gives it the same addresses.
             sh("ip addr flush dev eth scope global; ip addr flush dev wlan scope global
                 ip addr add 192.0.2.1/24 dev wlan; ip addr add fd00:1::1/64 dev wlan
-                ip -4 route replace default via 192.0.2.254 dev wlan onlink metric 100
+                ip -4 route replace default via 192.0.2.254 dev wlan metric 100
                 ip -6 route replace default via fd00:1::fe metric 100");
             for (now, before) in host.both().await.iter().zip(&before) {
                 assert_eq!((now.source, now.gateway), (before.source, before.gateway));
@@ -130,7 +131,7 @@ fn another_gateway_or_a_carrier_that_was_away_is_a_doubt_and_no_other_way() {
         block_on(async {
             let host = Host::new();
             let before = host.both().await;
-            sh("ip -4 route replace default via 192.0.2.253 dev eth onlink metric 100
+            sh("ip -4 route replace default via 192.0.2.253 dev eth metric 100
                 ip -6 route replace default via fd00:1::fd metric 100");
             let gateway = host.both().await;
             for (now, before) in gateway.iter().zip(&before) {
@@ -139,7 +140,7 @@ fn another_gateway_or_a_carrier_that_was_away_is_a_doubt_and_no_other_way() {
             // Over before anybody looked. IPv4 addresses stay when the carrier goes, and so do the routes; IPv6 ones too.
             host._world.exec("ip link set eth-far down; ip link set eth-far up");
             wait_for("the carrier", || ip("link show eth").contains("state UP"));
-            sh("ip -4 route replace default via 192.0.2.253 dev eth onlink metric 100
+            sh("ip -4 route replace default via 192.0.2.253 dev eth metric 100
                 ip -6 route replace default via fd00:1::fd metric 100");
             for (now, before) in host.both().await.iter().zip(&gateway) {
                 assert_eq!((now.source, now.gateway, now.up), (before.source, before.gateway, true));
@@ -167,7 +168,8 @@ fn no_route_is_no_way_and_no_error() {
             for to in [ROUTER_IPV4, ROUTER] {
                 assert_eq!(host.path(to).await, None, "{to}: our last rule");
             }
-            sh("for f in -4 -6; do ip $f rule del pref 40000; done");
+            sh("for f in -4 -6; do ip $f rule del pref 201; done
+                ip -4 rule del pref 364; ip -6 rule del pref 556; ip -6 rule del pref 557");
             for to in [ROUTER_IPV4, ROUTER] {
                 assert_eq!(host.path(to).await, None, "{to}: no route at all");
             }
