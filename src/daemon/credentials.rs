@@ -6,6 +6,7 @@ use crate::config::{self, Kind};
 use crate::identity;
 use crate::state::Event;
 use std::hash::{BuildHasher, RandomState};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,10 +22,12 @@ fn files(tunnel: &config::Tunnel) -> Vec<PathBuf> {
     pair.into_iter().chain([tunnel.remote.ca_cert_file.clone()]).collect()
 }
 
-/// What is in the files now; a file that cannot be read is as one that is not there.
+/// What is in the files now, and who may read them; a file that cannot be read is as one that is not there.
 async fn fingerprint(hasher: RandomState, tunnel: Arc<config::Tunnel>) -> Option<Fingerprint> {
     let read = move || {
-        let contents: Vec<_> = files(&tunnel).into_iter().map(|file| std::fs::read(file).ok()).collect();
+        let mode = |file: &PathBuf| Some(std::fs::metadata(file).ok()?.permissions().mode());
+        let contents: Vec<_> =
+            files(&tunnel).into_iter().map(|file| (mode(&file), std::fs::read(&file).ok())).collect();
         hasher.hash_one(contents)
     };
     tokio::task::spawn_blocking(read).await.ok()
@@ -33,12 +36,13 @@ async fn fingerprint(hasher: RandomState, tunnel: Arc<config::Tunnel>) -> Option
 impl Daemon {
     /// The files of all tunnels are watched, and no others.
     pub(super) fn watch_credentials(&mut self) {
-        let configured = |tunnel: &config::Tunnel| {
+        let passed = identity::credentials_directory();
+        let of = |tunnel: &config::Tunnel| {
             let Kind::Enf(enf) = &tunnel.kind;
-            [enf.identity.cert_file.clone(), enf.identity.key_file.clone()]
+            let pairs = identity::candidates(&tunnel.name, &enf.identity, passed.as_deref());
+            pairs.into_iter().chain([tunnel.remote.ca_cert_file.clone()])
         };
-        let tunnels = || self.tunnels.values().map(|tunnel| &*tunnel.config);
-        let all: Vec<PathBuf> = tunnels().flat_map(files).chain(tunnels().flat_map(configured)).collect();
+        let all: Vec<PathBuf> = self.tunnels.values().flat_map(|tunnel| of(&tunnel.config)).collect();
         self.credentials.watch(all);
     }
 

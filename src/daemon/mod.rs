@@ -162,7 +162,7 @@ impl Daemon {
             tamperings: VecDeque::new(),
             tampered: 0,
             clock: ClockWatch::new()?,
-            credentials: CredentialsWatch::new()?,
+            credentials: CredentialsWatch::new(),
             resumed: None,
             watchdog: Watchdog::new(),
             started: Instant::now(),

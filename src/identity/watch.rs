@@ -40,7 +40,8 @@ const ON_FILE: AddWatchFlags = AddWatchFlags::IN_CLOSE_WRITE
 /// Watches files, whether they are there or not.
 #[derive(Debug)]
 pub struct CredentialsWatch {
-    notices: Notices,
+    /// None: the kernel has no more of them for us.
+    notices: Option<Notices>,
     /// The files, and what they were at the last look.
     files: BTreeMap<PathBuf, Option<Look>>,
     /// Directories, by what the kernel calls the watch, and the names that matter there.
@@ -68,16 +69,28 @@ impl Look {
     }
 }
 
+impl Default for CredentialsWatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl CredentialsWatch {
     /// Watches nothing yet; needs a tokio runtime.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            notices: Notices::new()?,
+    pub fn new() -> Self {
+        let notices = Notices::new().inspect_err(|error| {
+            log::warn!(
+                "new certificates are not noticed ({error}; fs.inotify.max_user_instances may be too low): they are taken when \
+                 a session starts"
+            );
+        });
+        Self {
+            notices: notices.ok(),
             files: BTreeMap::new(),
             watched: HashMap::new(),
             complained: BTreeSet::new(),
             due: None,
-        })
+        }
     }
 
     /// Watches these files from now on, and no others. What happens to them after this is told; so say first what to watch,
@@ -108,10 +121,10 @@ impl CredentialsWatch {
                             return;
                         }
                     }
-                    heard = self.notices.readable() => self.take(heard),
+                    heard = heard(self.notices.as_ref()) => self.take(heard),
                 }
             } else {
-                let heard = self.notices.readable().await;
+                let heard = heard(self.notices.as_ref()).await;
                 self.take(heard);
             }
         }
@@ -120,8 +133,9 @@ impl CredentialsWatch {
     /// Reads the notices that are there.
     fn take(&mut self, heard: io::Result<()>) {
         let mut relevant = heard.is_err();
+        let Some(queue) = &self.notices else { return };
         for _ in 0..DRAIN {
-            let notices = match self.notices.take() {
+            let notices = match queue.take() {
                 Ok(notices) if notices.is_empty() => break,
                 Ok(notices) => notices,
                 Err(_) => Vec::new(),
@@ -170,16 +184,17 @@ impl CredentialsWatch {
     }
 
     fn ask_for(&mut self, ways: &BTreeMap<PathBuf, BTreeSet<OsString>>) {
+        let Some(queue) = &self.notices else { return };
         let (mut watched, mut failed): (HashMap<_, BTreeSet<OsString>>, _) = (HashMap::new(), BTreeSet::new());
         for (directory, names) in ways {
-            match self.notices.add(directory, IN_DIRECTORY) {
+            match queue.add(directory, IN_DIRECTORY) {
                 // Two names of one directory are one watch.
                 Ok(watch) => watched.entry(watch).or_default().extend(names.iter().cloned()),
                 Err(error) if is_gone(&error) => {}
                 // Who may not list a directory may still open what is in it.
                 Err(error) => {
                     for file in names.iter().map(|name| directory.join(name)).filter(|file| !file.is_dir()) {
-                        match self.notices.add(&file, ON_FILE) {
+                        match queue.add(&file, ON_FILE) {
                             Ok(watch) => drop(watched.entry(watch).or_default()),
                             Err(error) if is_gone(&error) => {}
                             Err(_) => drop(failed.insert((directory.clone(), error.to_string()))),
@@ -189,7 +204,7 @@ impl CredentialsWatch {
             }
         }
         for watch in self.watched.keys().filter(|watch| !watched.contains_key(watch)) {
-            self.notices.remove(*watch);
+            queue.remove(*watch);
         }
         for (directory, error) in failed.difference(&self.complained) {
             log::warn!(
@@ -210,6 +225,14 @@ impl CredentialsWatch {
             });
         }
         ways
+    }
+}
+
+/// Waits for a notice; for ever where there are none.
+async fn heard(notices: Option<&Notices>) -> io::Result<()> {
+    match notices {
+        Some(notices) => notices.readable().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -18,7 +18,7 @@ impl Host {
     fn new(files: &[&str], before: impl FnOnce(&Path)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         before(directory.path());
-        let mut host = Self { directory, watch: CredentialsWatch::new().unwrap() };
+        let mut host = Self { directory, watch: CredentialsWatch::new() };
         host.watch(files);
         host
     }

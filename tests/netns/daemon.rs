@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Output, Stdio};
 
 mod api;
+mod renewal;
 
 /// The client's address in the overlay, and the router's own on its uplink.
 const OWN: &str = "fd00:8f80:1::1234";
