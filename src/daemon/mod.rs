@@ -102,8 +102,8 @@ pub struct Daemon {
     clock: ClockWatch,
     /// Certificates, keys and trust anchors on disk.
     credentials: CredentialsWatch,
-    /// When the system was last seen to have slept.
-    resumed: Option<Moment>,
+    /// The clocks told of a sleep after logind last announced one: of the end of the same, logind is going to tell, too.
+    clocks_told: bool,
     watchdog: Watchdog,
     started: Instant,
     started_at: SystemTime,
@@ -163,7 +163,7 @@ impl Daemon {
             tampered: 0,
             clock: ClockWatch::new()?,
             credentials: CredentialsWatch::new(),
-            resumed: None,
+            clocks_told: false,
             watchdog: Watchdog::new(),
             started: Instant::now(),
             started_at: SystemTime::now(),
@@ -264,10 +264,7 @@ impl Daemon {
             Request::Verify => Ok(Answer::Verified(self.heal().await)),
             Request::Plan(name) => self.plan_text(name).map(Answer::Plan),
             Request::Sleep(asleep) => {
-                log::info!("the system {}", if *asleep { "is about to sleep" } else { "is awake again" });
-                if !asleep {
-                    self.woken().await;
-                }
+                self.announced(*asleep).await;
                 Ok(Answer::Done)
             }
             // The loop takes it before it gets here.

@@ -15,8 +15,6 @@ use std::time::Duration;
 
 /// From one new attempt because of another way to the next, however often the way changes.
 const PACE: Duration = Duration::from_millis(250);
-/// The clocks and the system's service both tell of one sleep, so far apart at most.
-const ONE_SLEEP: Duration = Duration::from_secs(5);
 /// Where a router that is only a name may be, as far as routing is concerned: somewhere in the Internet.
 const ANYWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 88, 99, 1)), IpAddr::V6(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 1))];
@@ -176,16 +174,24 @@ impl Daemon {
     /// The clocks tell of a sleep.
     pub(super) async fn resume(&mut self, slept: Duration) {
         log::info!("the system was asleep for {} s", slept.as_secs());
+        self.clocks_told = true;
         self.woken().await;
     }
 
-    /// The system slept: connections may be dead without a word, and the clocks of all waits stood still. Whoever tells first
-    /// is believed, and the others are not heard for a moment.
-    pub(super) async fn woken(&mut self) {
-        let now = self.now();
-        if self.resumed.replace(now).is_some_and(|before| now.saturating_sub(before) < ONE_SLEEP) {
-            return;
+    /// Logind tells of a sleep: of both ends of each.
+    pub(super) async fn announced(&mut self, asleep: bool) {
+        log::info!("the system {}", if asleep { "is about to sleep" } else { "is awake again" });
+        let slept = self.clock.slept();
+        if !asleep && (slept.is_some() || !self.clocks_told) {
+            self.woken().await;
         }
+        // One sleep is told of once, however soon the next one follows.
+        self.clocks_told = false;
+    }
+
+    /// The system slept: connections may be dead without a word, and the clocks of all waits stood still.
+    async fn woken(&mut self) {
+        let now = self.now();
         for name in self.names() {
             self.note_ways(&name).await;
             if let Some(tunnel) = self.tunnels.get_mut(&name) {

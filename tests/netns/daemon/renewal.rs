@@ -293,6 +293,14 @@ fn a_system_that_wakes_up_gets_a_new_session_at_once() {
         });
         let status = world.status();
         assert_eq!((&status["state"], &status["state_since"]), (&"connected".into(), &since));
+        // And again, and again: a lid that is opened for a moment.
+        for _ in 0..2 {
+            wait_for("a single session", || world.peers().len() == 1);
+            let peers = world.peers();
+            logind.prepare_for_sleep(&world.bus, true);
+            logind.prepare_for_sleep(&world.bus, false);
+            world.another_session(&peers);
+        }
     });
 }
 
