@@ -119,7 +119,8 @@ async fn serve(mut socket: TcpStream, manners: Manners) {
     }
 }
 
-async fn shake(socket: TcpStream, config: Arc<ServerConfig>) -> Option<Wire> {
+/// The far end's half of a handshake.
+pub async fn shake(socket: TcpStream, config: Arc<ServerConfig>) -> Option<Wire> {
     let (socket, tls) = TlsAcceptor::from(config).accept(socket).await.ok()?.into_inner();
     Some(Wire::new(socket, tls.into()))
 }

@@ -13,6 +13,7 @@ mod kernel;
 mod last_mile;
 mod lockdown;
 mod names;
+mod overlap;
 mod path;
 mod proxies;
 mod remotes;

@@ -1,8 +1,8 @@
 //! The router with real clients over real TLS, each story in a network namespace of its own.
 
-mod bed;
+pub mod bed;
 mod memory;
-mod program;
+pub mod program;
 
 use crate::common::certs::{Identity, Leaf};
 use crate::common::netns::{ip, sh};
