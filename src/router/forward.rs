@@ -1,7 +1,8 @@
 //! Where a packet from a client goes: one pure decision per packet. It knows addresses and settings, no session and no device.
 
-use crate::tunnel::DropReason;
 use crate::tunnel::enf::packet::{self, Packet};
+use crate::tunnel::enf::succession;
+use crate::tunnel::{DropReason, Proof};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The settings that decide.
@@ -31,6 +32,8 @@ pub struct Client {
 pub enum Verdict {
     /// Answer the sender.
     Reply(Vec<u8>),
+    /// It says that another session is the sender's own.
+    Claim(Proof),
     /// The session with this address, or the uplink when there is none, or nowhere.
     Unicast(IpAddr),
     /// Copy it.
@@ -49,10 +52,13 @@ pub fn from_client(bytes: &[u8], client: &Client, rules: &Rules) -> Verdict {
     match Packet::parse(bytes) {
         None => Verdict::Drop(DropReason::Malformed),
         Some(Packet::V6 { source, .. }) if source != client.address => Verdict::Drop(DropReason::SourceForged),
-        Some(Packet::V6 { destination: packet::ROUTER, .. }) => match packet::echo_reply(bytes, packet::ROUTER) {
-            Some(reply) => Verdict::Reply(reply),
-            None => Verdict::Drop(DropReason::LinkLocal),
-        },
+        Some(Packet::V6 { destination: packet::ROUTER, .. }) => {
+            match (succession::claimed(bytes), packet::echo_reply(bytes, packet::ROUTER)) {
+                (Some(proof), _) => Verdict::Claim(proof),
+                (None, Some(reply)) => Verdict::Reply(reply),
+                (None, None) => Verdict::Drop(DropReason::LinkLocal),
+            }
+        }
         Some(Packet::V6 { destination, .. }) if destination.is_multicast() => {
             if packet::is_link_scope_multicast(destination) {
                 Verdict::Drop(DropReason::LinkLocal)
@@ -182,6 +188,9 @@ mod tests {
     #[test]
     fn the_router_answers_echo_requests_and_nothing_else() {
         assert!(matches!(from_client(&v6("fd00::1", "fe80::1"), &CLIENT, &NONE), Verdict::Reply(_)));
+        assert_eq!(from_client(&succession::claim(OWN, &[7; 16]), &CLIENT, &NONE), Verdict::Claim([7; 16]));
+        let other = succession::claim("fd00::3".parse().unwrap(), &[7; 16]);
+        assert_eq!(from_client(&other, &CLIENT, &NONE), Verdict::Drop(DropReason::SourceForged));
         let reply = packet::icmpv6_echo(OWN, packet::ROUTER, 129, b"\0\0\0\0");
         assert_eq!(from_client(&reply, &CLIENT, &ALL), Verdict::Drop(DropReason::LinkLocal));
     }

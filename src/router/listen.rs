@@ -8,6 +8,7 @@ use crate::error::chain;
 use crate::identity;
 use crate::transport::tls::{self, server_config};
 use crate::transport::trust::{Anchors, ClientTrust, client_identity};
+use crate::tunnel::enf::succession;
 use crate::tunnel::enf::wire::Wire;
 use nix::errno::Errno;
 use rustls::{Connection, ProtocolVersion, ServerConfig};
@@ -132,7 +133,7 @@ fn let_in(hub: &Arc<Hub>, io: TcpStream, peer: SocketAddr) {
                     Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
                     _ => "TLSv1.3",
                 };
-                let (me, queue) = hub.sessions.create(client, peer, version);
+                let (me, queue) = hub.sessions.create(client, peer, version, succession::proof(wire.tls()));
                 tokio::spawn(session::run(session::Task { hub, me, wire, queue, permit }));
                 return;
             }

@@ -161,12 +161,16 @@ fn notify(state: NotifyState<'_>) {
 
 impl Hub {
     /// Sends a packet from a client on its way.
-    pub fn forward(&self, from: &Session, bytes: &[u8]) {
+    pub fn forward(&self, from: &Arc<Session>, bytes: &[u8]) {
         let dropped = match forward::from_client(bytes, &from.client, &self.rules) {
             Verdict::Drop(reason) => Some(reason),
             Verdict::Reply(reply) => {
-                // Downstream is the newest session, whichever one asked.
-                self.sessions.find(from.client.address.into(), |newest| newest.deliver(&reply));
+                // The client asks whether this way works, not whether another one does.
+                from.deliver(&reply);
+                None
+            }
+            Verdict::Claim(proof) => {
+                self.sessions.claim(from, proof);
                 None
             }
             Verdict::Unicast(to) => {

@@ -6,6 +6,7 @@ use super::sessions::{Arrival, Phase, Session};
 use crate::error::chain;
 use crate::tunnel::DropReason;
 use crate::tunnel::enf::packet;
+use crate::tunnel::enf::succession;
 use crate::tunnel::enf::wire::{Wire, WireError};
 use std::io;
 use std::net::Shutdown;
@@ -16,6 +17,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 /// How long a superseded session may still deliver what was in flight.
 const IN_FLIGHT: Duration = Duration::from_secs(5);
+/// The same for one whose client has said that it is its own: it goes by itself, as soon as the newer one has proved good.
+const MOVED: Duration = Duration::from_secs(60);
 /// Packets that a superseded session delivers later than this are no longer in flight: somebody is still sending.
 const STILL_SENDING: Duration = Duration::from_secs(1);
 /// Who answers a goodbye within this time was there all along.
@@ -75,19 +78,27 @@ pub async fn run(mut task: Task) {
             return;
         }
     };
-    let end = match held {
+    let mut end = match held {
         Ok(()) => {
             log::info!(ENFTUN_ADDRESS:% = address, ENFTUN_PEER:% = peer, ENFTUN_TLS = task.me.tls; "{address}: session from {peer} started");
             task.present().await
         }
         Err(end) => end,
     };
-    let why = match end {
-        End::Wire(error) => chain(&error),
-        End::Superseded => Box::pin(task.superseded()).await,
-        End::Told => {
-            Box::pin(task.goodbye(GOODBYE)).await;
-            "closed by this router".to_owned()
+    let why = loop {
+        match end {
+            End::Wire(error) => break chain(&error),
+            End::Superseded => match Box::pin(task.superseded()).await {
+                Some(why) => break why,
+                None => {
+                    log::info!(ENFTUN_ADDRESS:% = address, ENFTUN_PEER:% = peer; "{address}: the session from {peer} has the address again");
+                    end = task.present().await;
+                }
+            },
+            End::Told => {
+                Box::pin(task.goodbye(GOODBYE)).await;
+                break "closed by this router".to_owned();
+            }
         }
     };
     let totals = task.me.counters.totals();
@@ -131,10 +142,14 @@ impl Task {
                 () = self.me.wake.notified() => {}
                 ready = self.wire.ready(false) => {
                     ready.map_err(|error| End::Wire(WireError::Reset(error)))?;
-                    let me = &self.me;
-                    let received = self.wire.receive(|bytes| match packet::echo_reply(bytes, packet::ROUTER) {
-                        Some(reply) => answer = Some(reply),
-                        None => me.counters.dropped_rx(DropReason::NoRoute),
+                    let (hub, me) = (&self.hub, &self.me);
+                    let received = self.wire.receive(|bytes| {
+                        match (succession::claimed(bytes), packet::echo_reply(bytes, packet::ROUTER)) {
+                            // It need not wait for itself.
+                            (Some(proof), _) => hub.sessions.claim(me, proof),
+                            (None, Some(reply)) => answer = Some(reply),
+                            (None, None) => me.counters.dropped_rx(DropReason::NoRoute),
+                        }
                     });
                     received.map_err(End::Wire)?;
                 }
@@ -150,8 +165,9 @@ impl Task {
         }
     }
 
-    /// A newer session has the address. What is still in flight is taken, then this one is closed.
-    async fn superseded(&mut self) -> String {
+    /// A newer session has the address. What is still in flight is taken, then this one is closed. Returns why it is over, or
+    /// nothing when the address has come back.
+    async fn superseded(&mut self) -> Option<String> {
         let address = self.me.client.address;
         // Those who wait for the client are better off with its new session.
         while let Ok(packet) = self.queue.try_recv() {
@@ -159,24 +175,45 @@ impl Task {
         }
         let since = Instant::now();
         let mut still_sending = false;
-        while since.elapsed() < IN_FLIGHT {
-            let pending = self.wire.pending();
+        loop {
+            let end = since + if self.me.has_moved() { MOVED } else { IN_FLIGHT };
+            let (room, pending) = (self.wire.room(), self.wire.pending());
             let received = tokio::select! {
-                () = sleep_until(since + IN_FLIGHT) => break,
+                () = sleep_until(end) => break,
                 () = self.me.wake.notified() => match self.me.phase() {
                     Phase::Closing => break,
-                    Phase::Held | Phase::Present | Phase::Superseded => Ok(0),
+                    Phase::Present => return None,
+                    Phase::Held | Phase::Superseded => Ok(0),
                 },
+                // The answer to a sign of life that the client wants of this very session.
+                Some(packet) = self.queue.recv(), if room => {
+                    self.push(&packet);
+                    self.wire.flush().map(|()| 0)
+                }
                 ready = self.wire.ready(pending) => self.wire.flush().and_then(|()| self.receive_if_ready(ready)),
             };
             match received {
                 Ok(packets) => still_sending |= packets > 0 && since.elapsed() > STILL_SENDING,
-                // It went by itself, as a client does that has moved.
-                Err(_) => return "a newer session took over".to_owned(),
+                Err(error) => {
+                    // It went by itself, as a client does that has moved. It still gets what is sealed for it.
+                    if matches!(error, WireError::Closed) {
+                        self.rest().await;
+                    }
+                    return Some("a newer session took over".to_owned());
+                }
+            }
+        }
+        if !self.me.give_up() {
+            match self.me.phase() {
+                Phase::Present => return None,
+                Phase::Held | Phase::Superseded | Phase::Closing => {
+                    self.goodbye(GOODBYE).await;
+                    return Some("closed by this router".to_owned());
+                }
             }
         }
         let answered = self.goodbye(PROMPTLY).await;
-        if self.me.phase() == Phase::Superseded && (still_sending || answered) {
+        if !self.me.has_moved() && (still_sending || answered) {
             let count = self.hub.sessions.evidence(address, std::time::Instant::now());
             log::warn!(
                 ENFTUN_ADDRESS:% = address, ENFTUN_PEER:% = self.me.peer;
@@ -184,7 +221,18 @@ impl Task {
                  to wait. Give one of them a certificate of its own", self.me.peer
             );
         }
-        "a newer session took over, and this one did not close by itself".to_owned()
+        Some("a newer session took over, and this one did not close by itself".to_owned())
+    }
+
+    /// The client says nothing more. It gets what is sealed for it, and a goodbye.
+    async fn rest(&mut self) {
+        self.wire.close();
+        let sent = timeout(GOODBYE, async {
+            while self.wire.pending() && self.wire.flush().is_ok() && self.wire.pending() {
+                let _ = self.wire.socket().writable().await;
+            }
+        });
+        let _ = sent.await;
     }
 
     /// Says goodbye and waits for the far end to go, at most this long. Whether it went.

@@ -2,20 +2,22 @@
 //! putting it into the queue of its receiver, and never waits.
 //!
 //! ```text
-//! handshake --> held ------> present --> superseded --> closing
-//!                |  its turn     |  a newer session       |  5 s
-//!                +---------------+--- told to end --------+
+//!                                   +--- the newer one is gone ---+
+//!                                   v                             |
+//! handshake --> held ------> present --------------> superseded --+--> closing
+//!                |  its turn     |  a newer session               |  5 s
+//!                +---------------+--- told to end ----------------+
 //! ```
 
 use super::duplicates::Duplicates;
 use super::forward::Client;
 use super::status::{SessionStatus, Sum, seconds};
-use crate::tunnel::{Counters, DropReason};
+use crate::tunnel::{Counters, DropReason, Proof};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{
-    AtomicU8,
-    Ordering::{Acquire, Release},
+    AtomicBool, AtomicU8,
+    Ordering::{AcqRel, Acquire, Release},
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Instant, SystemTime};
@@ -69,6 +71,10 @@ pub struct Session {
     pub wake: Notify,
     queue: mpsc::Sender<Box<[u8]>>,
     phase: AtomicU8,
+    /// What stands for this session in a claim.
+    proof: Option<Proof>,
+    /// Another session of the same client has claimed it.
+    moved: AtomicBool,
 }
 
 /// What becomes of a session that has just arrived.
@@ -103,6 +109,8 @@ struct Routes {
 #[derive(Debug, Default)]
 struct Book {
     all: HashMap<u64, Arc<Session>>,
+    /// The same by address, in the order of arrival.
+    by_address: HashMap<Ipv6Addr, Vec<Arc<Session>>>,
     held: HashMap<Ipv6Addr, Arc<Session>>,
     duplicates: Duplicates,
     ended: Sum,
@@ -126,6 +134,20 @@ impl Session {
         if self.queue.try_send(Box::from(packet)).is_err() {
             self.counters.dropped_tx(DropReason::QueueFull);
         }
+    }
+
+    /// The client has another session, and goes over to it or has come back from it. It closes this one by itself.
+    pub fn has_moved(&self) -> bool {
+        self.moved.load(Acquire)
+    }
+
+    /// A superseded session is closed from now on. `false`: it is not superseded any more.
+    pub fn give_up(&self) -> bool {
+        self.advance(Phase::Superseded, Phase::Closing)
+    }
+
+    fn advance(&self, from: Phase, to: Phase) -> bool {
+        self.phase.compare_exchange(from as u8, to as u8, AcqRel, Acquire).is_ok()
     }
 
     fn order(&self, phase: Phase) {
@@ -164,6 +186,7 @@ impl Sessions {
         client: Client,
         peer: SocketAddr,
         tls: &'static str,
+        proof: Option<Proof>,
     ) -> (Arc<Session>, mpsc::Receiver<Box<[u8]>>) {
         let (queue, packets) = mpsc::channel(QUEUE);
         let mut book = self.book();
@@ -178,6 +201,8 @@ impl Sessions {
             wake: Notify::new(),
             queue,
             phase: AtomicU8::new(Phase::Held as u8),
+            proof,
+            moved: AtomicBool::new(false),
         };
         (Arc::new(session), packets)
     }
@@ -197,6 +222,7 @@ impl Sessions {
             return Arrival::TooMany;
         }
         book.all.insert(session.id, Arc::clone(session));
+        book.by_address.entry(address).or_default().push(Arc::clone(session));
         if let Some(until) = taken.then(|| book.duplicates.hold(address, now)).flatten() {
             if let Some(older) = book.held.insert(address, Arc::clone(session)) {
                 older.order(Phase::Closing);
@@ -204,6 +230,7 @@ impl Sessions {
             return Arrival::Held(until);
         }
         self.install(&mut book, session);
+        book.duplicates.took_over(address);
         Arrival::Present
     }
 
@@ -213,15 +240,45 @@ impl Sessions {
         if book.held.get(&session.client.address).is_some_and(|held| held.id == session.id) {
             book.held.remove(&session.client.address);
             self.install(&mut book, session);
+            book.duplicates.took_over(session.client.address);
         }
     }
 
-    /// A session is over. The address is free only if no newer session has it; one that was held gets it at once.
+    /// A session says, and proves, that another one belongs to the same client. That one is no other host, and if it has the
+    /// address, the client wants it here instead, without waiting.
+    pub fn claim(&self, by: &Arc<Session>, proof: Proof) {
+        let address = by.client.address;
+        let mut book = self.book();
+        let of_address = book.by_address.get(&address).map_or(&[][..], Vec::as_slice);
+        let Some(other) = of_address.iter().find(|other| other.id != by.id && other.proof == Some(proof)).cloned()
+        else {
+            return;
+        };
+        other.moved.store(true, Release);
+        other.wake.notify_one();
+        let present = self.routes().v6.get(&address).is_some_and(|present| present.id == other.id);
+        if present && (by.advance(Phase::Superseded, Phase::Present) || by.advance(Phase::Held, Phase::Present)) {
+            if book.held.get(&address).is_some_and(|held| held.id == by.id) {
+                book.held.remove(&address);
+            }
+            self.install(&mut book, by);
+            other.moved.store(true, Release);
+        }
+    }
+
+    /// A session is over. The address is free only if no newer session has it; one that was held gets it at once, else the
+    /// newest of those that it was taken from.
     pub fn leave(&self, session: &Arc<Session>) {
         let address = session.client.address;
         let mut book = self.book();
         if book.all.remove(&session.id).is_some() {
             book.ended.add(&session.counters);
+        }
+        if let Some(of_address) = book.by_address.get_mut(&address) {
+            of_address.retain(|other| other.id != session.id);
+            if of_address.is_empty() {
+                book.by_address.remove(&address);
+            }
         }
         if book.held.get(&address).is_some_and(|held| held.id == session.id) {
             book.held.remove(&address);
@@ -232,12 +289,22 @@ impl Sessions {
             let mine = routes.v6.get(&address).is_some_and(|present| present.id == session.id);
             mine && routes.v6.remove(&address).is_some()
         };
-        if let Some(next) = if freed { book.held.remove(&address) } else { None } {
+        if !freed {
+            return;
+        }
+        if let Some(next) = book.held.remove(&address) {
             self.install(&mut book, &next);
+            book.duplicates.took_over(address);
+        } else {
+            let of_address = book.by_address.get(&address).map_or(&[][..], Vec::as_slice);
+            let back = of_address.iter().rev().find(|other| other.advance(Phase::Superseded, Phase::Present)).cloned();
+            if let Some(back) = back {
+                self.install(&mut book, &back);
+            }
         }
     }
 
-    fn install(&self, book: &mut Book, session: &Arc<Session>) {
+    fn install(&self, _: &mut Book, session: &Arc<Session>) {
         let client = session.client;
         let old = {
             let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
@@ -253,8 +320,8 @@ impl Sessions {
         if let Some(old) = old {
             old.order(Phase::Superseded);
         }
+        session.moved.store(false, Release);
         session.order(Phase::Present);
-        book.duplicates.took_over(client.address);
     }
 
     /// A superseded session turned out to be another live host. Returns how often that was seen of late.
@@ -329,7 +396,9 @@ mod tests {
     const OTHER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 
     fn session(sessions: &Sessions, address: Ipv6Addr, ipv4: Option<Ipv4Addr>) -> Arc<Session> {
-        sessions.create(Client { address, ipv4 }, "[::1]:1".parse().unwrap(), "TLSv1.3").0
+        let (session, _) = sessions.create(Client { address, ipv4 }, "[::1]:1".parse().unwrap(), "TLSv1.3", None);
+        let proof = Some([u8::try_from(session.id).unwrap(); 16]);
+        Arc::new(Session { proof, ..Arc::into_inner(session).unwrap() })
     }
 
     fn holder(sessions: &Sessions, address: impl Into<IpAddr>) -> Option<u64> {
@@ -392,6 +461,85 @@ mod tests {
         assert_eq!(holder(&sessions, ADDRESS), Some(held.id), "the old one does not come back");
     }
 
+    /// What stands for a session in these tests.
+    fn proof(session: &Session) -> Proof {
+        session.proof.unwrap()
+    }
+
+    #[test]
+    fn who_proves_that_the_old_session_is_its_own_is_no_other_host() {
+        let (sessions, now) = (Sessions::new(9), Instant::now());
+        let (old, new, third) =
+            (session(&sessions, ADDRESS, None), session(&sessions, ADDRESS, None), session(&sessions, OTHER, None));
+        for one in [&old, &new, &third] {
+            assert_eq!(sessions.arrive(one, now), Arrival::Present);
+        }
+        sessions.claim(&new, [0; 16]);
+        sessions.claim(&third, proof(&old));
+        sessions.claim(&old, proof(&old));
+        assert!(!old.has_moved(), "only another session of the same address, and only by its proof");
+        sessions.claim(&new, proof(&old));
+        assert!(old.has_moved() && !new.has_moved());
+        assert_eq!(
+            (old.phase(), new.phase(), holder(&sessions, ADDRESS)),
+            (Phase::Superseded, Phase::Present, Some(new.id))
+        );
+    }
+
+    #[test]
+    fn a_client_that_moves_need_not_wait_because_of_another_host() {
+        let (sessions, now) = (Sessions::new(9), Instant::now());
+        let (present, moved) = (session(&sessions, ADDRESS, None), session(&sessions, ADDRESS, None));
+        sessions.arrive(&present, now);
+        sessions.evidence(ADDRESS, now);
+        assert!(matches!(sessions.arrive(&moved, now), Arrival::Held(_)));
+        sessions.claim(&moved, proof(&present));
+        assert_eq!((present.phase(), moved.phase()), (Phase::Superseded, Phase::Present));
+        assert!(present.has_moved());
+        // The other host waits as before, and is the only one that does.
+        let other = session(&sessions, ADDRESS, None);
+        assert!(matches!(sessions.arrive(&other, now), Arrival::Held(_)));
+        sessions.leave(&moved);
+        assert_eq!(holder(&sessions, ADDRESS), Some(other.id), "whoever waits comes before the old session");
+    }
+
+    #[test]
+    fn the_old_session_takes_the_address_back_from_one_that_came_to_nothing() {
+        let (sessions, now) = (Sessions::new(9), Instant::now());
+        let v4 = Ipv4Addr::new(10, 0, 0, 1);
+        let (old, vain) = (session(&sessions, ADDRESS, Some(v4)), session(&sessions, ADDRESS, Some(v4)));
+        sessions.arrive(&old, now);
+        sessions.arrive(&vain, now);
+        sessions.claim(&vain, proof(&old));
+        sessions.claim(&old, proof(&vain));
+        assert_eq!((old.phase(), vain.phase()), (Phase::Present, Phase::Superseded));
+        assert_eq!((holder(&sessions, ADDRESS), holder(&sessions, v4)), (Some(old.id), Some(old.id)));
+        assert!(vain.has_moved() && !old.has_moved());
+        sessions.leave(&vain);
+        assert_eq!(holder(&sessions, ADDRESS), Some(old.id));
+    }
+
+    #[test]
+    fn the_address_goes_back_when_the_newer_session_is_gone_to_one_that_is_not_given_up() {
+        let (sessions, now) = (Sessions::new(9), Instant::now());
+        let all: Vec<_> = (0..4).map(|_| session(&sessions, ADDRESS, None)).collect();
+        all.iter().for_each(|one| assert_eq!(sessions.arrive(one, now), Arrival::Present));
+        assert!(all[2].give_up());
+        sessions.leave(&all[3]);
+        assert_eq!(
+            all.iter().map(|one| one.phase()).collect::<Vec<_>>()[..3],
+            [Phase::Superseded, Phase::Present, Phase::Closing]
+        );
+        assert_eq!(holder(&sessions, ADDRESS), Some(all[1].id));
+        assert!(!all[1].give_up(), "it is not superseded any more");
+        sessions.leave(&all[0]);
+        assert_eq!(holder(&sessions, ADDRESS), Some(all[1].id));
+        sessions.leave(&all[1]);
+        sessions.leave(&all[2]);
+        assert_eq!(holder(&sessions, ADDRESS), None);
+        assert!(sessions.book().by_address.is_empty(), "nothing is left behind");
+    }
+
     #[test]
     fn more_addresses_than_allowed_are_refused_but_nobody_is_locked_out_of_his_own() {
         let (sessions, now) = (Sessions::new(1), Instant::now());
@@ -406,7 +554,7 @@ mod tests {
     fn a_full_queue_drops_and_counts() {
         let sessions = Sessions::new(1);
         let (session, mut queue) =
-            sessions.create(Client { address: ADDRESS, ipv4: None }, "[::1]:1".parse().unwrap(), "TLSv1.3");
+            sessions.create(Client { address: ADDRESS, ipv4: None }, "[::1]:1".parse().unwrap(), "TLSv1.3", None);
         for _ in 0..QUEUE + 3 {
             session.deliver(&[6; 40]);
         }

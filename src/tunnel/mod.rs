@@ -76,35 +76,92 @@ impl Reporter {
     }
 }
 
+/// What only the two ends of one session know. It stands for that session where both ends can compare it.
+pub type Proof = [u8; 16];
+
 /// Which of a tunnel's sessions takes packets from the host: one at a time, always the newest that has heard from its far end.
 #[derive(Clone, Debug, Default)]
-pub struct Upstream(watch::Sender<SessionId>);
+pub struct Upstream(watch::Sender<Baton>);
+
+/// What the sessions of a tunnel know of each other.
+#[derive(Debug, Default)]
+pub struct Baton {
+    /// The session that takes packets.
+    holder: SessionId,
+    /// Its proof, while it lives.
+    proof: Option<Proof>,
+    /// Newer ones that ended before they heard from their far end, which may believe that they are there.
+    fallen: Vec<Proof>,
+}
+
+impl Baton {
+    /// A newer session than this one takes packets.
+    pub fn is_beyond(&self, session: SessionId) -> bool {
+        self.holder > session
+    }
+
+    /// This session takes packets, and newer ones have ended in vain.
+    pub fn has_fallen(&self, session: SessionId) -> bool {
+        self.holder == session && !self.fallen.is_empty()
+    }
+}
 
 impl Upstream {
     /// This session takes packets from now on, unless a newer one does. Whoever is [taking](Self::while_mine) some finishes
     /// first.
-    pub fn take(&self, session: SessionId) {
-        self.0.send_if_modified(|holder| {
-            let newer = session > *holder;
-            *holder = session.max(*holder);
+    pub fn take(&self, session: SessionId, proof: Option<Proof>) {
+        self.0.send_if_modified(|baton| {
+            let newer = session > baton.holder;
+            if newer {
+                *baton = Baton { holder: session, proof, fallen: Vec::new() };
+            }
             newer
         });
     }
 
     /// This session takes packets.
     pub fn belongs_to(&self, session: SessionId) -> bool {
-        *self.0.borrow() == session
+        self.0.borrow().holder == session
     }
 
     /// Runs `some` while nobody else can take over; `None`: another session takes packets. `some` must not wait.
     pub fn while_mine<T>(&self, session: SessionId, some: impl FnOnce() -> T) -> Option<T> {
-        let holder = self.0.borrow();
-        (*holder == session).then(some)
+        let baton = self.0.borrow();
+        (baton.holder == session).then(some)
     }
 
-    /// The number of the session that takes packets, now and whenever that changes.
-    pub fn holder(&self) -> watch::Receiver<SessionId> {
+    /// Tells of every change.
+    pub fn watch(&self) -> watch::Receiver<Baton> {
         self.0.subscribe()
+    }
+
+    /// The proof of the session that takes packets, if it lives.
+    pub fn proof(&self) -> Option<Proof> {
+        self.0.borrow().proof
+    }
+
+    /// This session is over. If it never took packets, the one that does is told, so that it can tell the far end.
+    pub fn leave(&self, session: SessionId, proof: Option<Proof>) {
+        self.0.send_if_modified(|baton| {
+            if session == baton.holder {
+                baton.proof = None;
+            }
+            let in_vain = proof.filter(|_| session > baton.holder && baton.proof.is_some());
+            baton.fallen.extend(in_vain);
+            in_vain.is_some()
+        });
+    }
+
+    /// The newer sessions that ended in vain since this was asked last, by the one that takes packets.
+    pub fn fallen(&self, session: SessionId) -> Vec<Proof> {
+        let mut fallen = Vec::new();
+        self.0.send_if_modified(|baton| {
+            if baton.holder == session {
+                fallen = std::mem::take(&mut baton.fallen);
+            }
+            false
+        });
+        fallen
     }
 }
 
@@ -153,30 +210,48 @@ mod tests {
     #[test]
     fn the_newest_session_has_the_upstream_and_an_older_one_does_not_get_it_back() {
         let upstream = Upstream::default();
-        let mut holder = upstream.holder();
-        upstream.take(2);
-        assert!(upstream.belongs_to(2) && holder.has_changed().unwrap());
-        holder.mark_unchanged();
-        upstream.take(1);
-        upstream.take(2);
+        let mut baton = upstream.watch();
+        upstream.take(2, None);
+        assert!(upstream.belongs_to(2) && baton.has_changed().unwrap());
+        baton.mark_unchanged();
+        upstream.take(1, None);
+        upstream.take(2, None);
         assert!(upstream.belongs_to(2) && !upstream.belongs_to(1));
-        assert!(!holder.has_changed().unwrap(), "nobody is woken for nothing");
+        assert!(!baton.has_changed().unwrap(), "nobody is woken for nothing");
         assert_eq!((upstream.while_mine(1, || ()), upstream.while_mine(2, || ())), (None, Some(())));
-        upstream.take(3);
-        assert_eq!(*holder.borrow_and_update(), 3);
+        upstream.take(3, None);
+        assert!(baton.borrow_and_update().is_beyond(2) && !baton.borrow().is_beyond(3));
+    }
+
+    #[test]
+    fn the_session_that_takes_packets_learns_of_newer_ones_that_ended_in_vain() {
+        let upstream = Upstream::default();
+        let baton = upstream.watch();
+        upstream.leave(1, Some([1; 16]));
+        assert!(!baton.borrow().has_fallen(0), "nobody is there who could tell the far end");
+        upstream.take(2, Some([2; 16]));
+        assert_eq!(upstream.proof(), Some([2; 16]));
+        upstream.leave(1, Some([1; 16]));
+        assert!(!baton.borrow().has_fallen(2), "an older one does not matter");
+        upstream.leave(4, None);
+        upstream.leave(3, Some([3; 16]));
+        assert!(baton.borrow().has_fallen(2));
+        assert_eq!((upstream.fallen(3), upstream.fallen(2), upstream.fallen(2)), (vec![], vec![[3; 16]], vec![]));
+        upstream.leave(2, Some([2; 16]));
+        assert_eq!(upstream.proof(), None, "nobody can follow it any more");
     }
 
     #[test]
     fn nobody_takes_over_in_the_middle_of_a_packet() {
         use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
         let (upstream, taking) = (Upstream::default(), AtomicBool::new(false));
-        upstream.take(1);
+        upstream.take(1, None);
         // Each session reads as often as it may; two at the same time would find the flag set.
         std::thread::scope(|scope| {
             for session in 1..=4 {
                 let (upstream, taking) = (&upstream, &taking);
                 scope.spawn(move || {
-                    upstream.take(session);
+                    upstream.take(session, None);
                     let mut turns = 0;
                     while turns < 1000 && upstream.belongs_to(session) {
                         upstream.while_mine(session, || {

@@ -6,17 +6,20 @@ use crate::common::client::Tunnel;
 use crate::common::fake_router::{server, shake};
 use crate::common::netns::{block_on, in_netns_with_tun, ip, sh};
 use enftun::config;
+use enftun::router::status::Status;
 use enftun::state::{Ended, Reason, SessionId};
 use enftun::sys::tun::Tun;
 use enftun::tunnel::enf::packet::{Packet, ROUTER, echo_reply};
 use enftun::tunnel::enf::session::{self, Spec};
+use enftun::tunnel::enf::succession::claimed;
 use enftun::tunnel::enf::wire::{Wire, WireError};
 use enftun::tunnel::{Counters, Reporter, Session, SessionEvent, Upstream};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -63,11 +66,16 @@ impl Station {
     }
 
     fn start(&mut self) -> Session {
+        self.start_to(&[0])
+    }
+
+    /// `remotes`: places in `remote.hosts`.
+    fn start_to(&mut self, remotes: &[usize]) -> Session {
         self.last += 1;
         session::start(Spec {
             id: self.last,
             tunnel: self.config.clone(),
-            remotes: (0..self.config.remote.hosts.len()).collect(),
+            remotes: remotes.to_vec(),
             upstream: self.upstream.clone(),
             probe: Arc::default(),
             tun: self.tun.clone(),
@@ -157,7 +165,8 @@ impl Peer {
     }
 
     async fn heartbeat(&mut self) -> Vec<u8> {
-        self.until(|packet| echo_reply(packet, ROUTER).is_some()).await.unwrap()
+        let own = |packet: &[u8]| echo_reply(packet, ROUTER).is_some() && claimed(packet).is_none();
+        self.until(own).await.unwrap()
     }
 
     async fn send(&mut self, packet: &[u8]) {
@@ -221,7 +230,7 @@ fn twenty_successors_lose_and_double_no_packet() {
     bed::story("twenty_successors", bed::as_it_is, async |bed| {
         const PORT: u16 = 7;
         const WINDOW: u32 = 32;
-        let mut station = Station::new(&bed.fleet, &["heartbeat_period = \"300s\""]);
+        let mut station = Station::new(&bed.fleet, &QUIET);
         let mut sessions = vec![station.up().await];
         let mut other = bed.client(B).await;
         let host = UdpSocket::bind((address(A), PORT)).await.unwrap();
@@ -295,6 +304,9 @@ struct Pair {
     _fleet: bed::Fleet,
 }
 
+/// No heartbeat but the first, for as long as a test takes.
+const QUIET: [&str; 2] = ["heartbeat_period = \"300s\"", "heartbeat_timeout = \"120s\""];
+
 const HERE: (&str, u16) = (A, 7);
 const THERE: (&str, u16) = (B, 7);
 
@@ -355,7 +367,7 @@ async fn reaches(peer: &mut Peer, expected: u32) {
 #[test]
 fn a_successor_takes_no_packet_before_it_was_heard_and_the_old_one_none_after() {
     story("a_successor_takes_no_packet_before_it_was_heard", async || {
-        let mut pair = Pair::new(&["heartbeat_period = \"300s\""]).await;
+        let mut pair = Pair::new(&QUIET).await;
         let (_first, mut old) = pair.up().await;
         let (_second, mut new) = pair.standby().await;
         new.heartbeat().await;
@@ -386,7 +398,7 @@ fn a_successor_takes_no_packet_before_it_was_heard_and_the_old_one_none_after() 
 #[test]
 fn a_draining_session_ends_also_when_its_far_end_neither_reads_nor_closes() {
     story("a_draining_session_ends", async || {
-        let mut pair = Pair::new(&["heartbeat_period = \"300s\""]).await;
+        let mut pair = Pair::new(&QUIET).await;
         let (_first, wedged) = pair.up().await;
         // More than the sockets take: the goodbye cannot be said either.
         flood(&pair).await;
@@ -418,7 +430,7 @@ async fn flood(pair: &Pair) {
 #[test]
 fn a_session_that_was_overtaken_in_standby_says_goodbye_and_counts_for_nothing() {
     story("overtaken_in_standby", async || {
-        let mut pair = Pair::new(&["heartbeat_period = \"300s\""]).await;
+        let mut pair = Pair::new(&QUIET).await;
         let (_first, mut slow) = pair.standby().await;
         let (_second, mut new) = pair.up().await;
         // Its answer comes too late to make a difference.
@@ -435,7 +447,7 @@ fn a_session_that_was_overtaken_in_standby_says_goodbye_and_counts_for_nothing()
 #[test]
 fn a_successor_that_is_refused_says_so_and_the_old_session_goes_on() {
     story("a_successor_that_is_refused", async || {
-        let mut pair = Pair::new(&["heartbeat_period = \"300s\""]).await;
+        let mut pair = Pair::new(&QUIET).await;
         let (_first, mut old) = pair.up().await;
         let (_second, mut refusing) = pair.standby().await;
         refusing.heartbeat().await;
@@ -519,5 +531,78 @@ fn a_path_that_swallows_everything_is_suspected_by_a_probe_and_given_up_by_traff
         let event = station.next().await;
         assert!(matches!(event, (2, SessionEvent::Suspect)), "{event:?}");
         assert_eq!(station.ended().await.1.failure.reason, Reason::HeartbeatTimeout);
+    });
+}
+
+/// Carries bytes between a client and the router until the client has said all of its handshake; from then on only to the
+/// router. Such paths exist: a firewall on the way that learns the connection in one direction.
+async fn one_way(listener: TcpListener) {
+    loop {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut router = TcpStream::connect(bed::LISTEN).await.unwrap();
+        tokio::spawn(async move {
+            let (mut from_client, mut from_router) = ([0; 4096], [0; 4096]);
+            let mut answered = false;
+            loop {
+                tokio::select! {
+                    length = client.read(&mut from_client) => match length {
+                        Ok(length @ 1..) => {
+                            router.write_all(&from_client[..length]).await.unwrap();
+                            // The first thing that the client says after the router's part ends the handshake.
+                            if answered {
+                                let _ = tokio::io::copy(&mut client, &mut router).await;
+                                // The router is not told of the end either.
+                                return std::future::pending().await;
+                            }
+                        }
+                        _ => return,
+                    },
+                    length = router.read(&mut from_router) => match length {
+                        Ok(length @ 1..) => {
+                            client.write_all(&from_router[..length]).await.unwrap();
+                            answered = true;
+                        }
+                        _ => return,
+                    },
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_successor_that_hears_nothing_gives_the_address_back_to_the_old_session() {
+    bed::story("a_successor_that_hears_nothing", bed::as_it_is, async |bed| {
+        let listener = TcpListener::bind("[::1]:0").await.unwrap();
+        let hosts = format!("hosts = [\"{}\", \"{}\"]", bed::LISTEN, listener.local_addr().unwrap());
+        let remote = ["heartbeat_period = \"300s\"", "heartbeat_timeout = \"2s\"", &hosts];
+        let mut station = Station::new(&bed.fleet, &remote);
+        let relay = tokio::spawn(one_way(listener));
+        let mut other = bed.client(B).await;
+        let host = UdpSocket::bind(at(HERE)).await.unwrap();
+        let _first = station.up().await;
+        let _second = station.start_to(&[1]);
+        let two = |status: &Status| status.sessions.iter().filter(|session| session.address == address(A)).count() == 2;
+        let event = tokio::select! {
+            _ = bed.until("the router takes it for the newer one", two) => station.next().await,
+            event = station.next() => event,
+        };
+        // What goes to the client meanwhile is lost, until the successor is given up.
+        let (id, SessionEvent::Ended(ended)) = event else { panic!("{event:?}") };
+        assert_eq!((id, ended.failure.reason, ended.unheard), (2, Reason::HeartbeatTimeout, false), "{ended:?}");
+        let arrives = async {
+            let mut buffer = [0; 64];
+            loop {
+                other.send(&udp(at(THERE), at(HERE), b"back")).await;
+                if timeout(Duration::from_millis(100), host.recv(&mut buffer)).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, arrives).await.expect("the old session has the address again");
+        let status = bed.status().await;
+        let of_client: Vec<_> = status.sessions.iter().filter(|session| session.address == address(A)).collect();
+        assert_eq!((of_client[0].phase.as_str(), &status.warnings[..]), ("present", &[][..]), "{status:?}");
+        relay.abort();
     });
 }

@@ -12,6 +12,7 @@ use enftun::config;
 use enftun::router::status::SessionStatus;
 use enftun::router::{Order, RouterError, control, serve};
 use enftun::tunnel::enf::packet::{ROUTER, echo_reply, icmpv6_echo};
+use enftun::tunnel::enf::succession;
 use enftun::tunnel::enf::wire::{WireError, is_about_credentials};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -159,6 +160,123 @@ fn a_client_that_roams_again_and_again_never_waits() {
         assert_eq!(status.warnings, []);
         let again = bed.client(A).await;
         drop((again, lost));
+    });
+}
+
+/// The new session proves that the old one is its own.
+async fn claim(new: &mut Client, old: &Client) {
+    let claim = succession::claim(new.address, &succession::proof(old.wire.tls()).unwrap());
+    new.send(&claim).await;
+}
+
+#[test]
+fn a_client_that_proves_that_it_moves_is_no_second_host_however_slow_its_old_path_is() {
+    story("slow_old_path", as_it_is, async |bed| {
+        let mut b = bed.client(B).await;
+        let mut old = bed.client(A).await;
+        let mut new = bed.client(A).await;
+        claim(&mut new, &old).await;
+        // What was sent long ago goes on arriving for longer than any other session has. Without the claim that is evidence
+        // of another host: see the next story.
+        let since = std::time::Instant::now();
+        let late = old.request(B);
+        while since.elapsed() < Duration::from_secs(8) {
+            old.send(&late).await;
+            assert_eq!(b.next().await, late);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        // It asks whether its own way works.
+        old.ask_router().await;
+        ping(&mut b, &mut new).await;
+        old.wire.close();
+        assert!(matches!(old.next_or_end().await, Err(WireError::Closed)));
+        drop(old);
+        let status = bed.until("the old session is gone", |status| status.sessions.len() == 2).await;
+        assert_eq!(status.warnings, []);
+        let again = bed.client(A).await;
+        drop((again, new));
+    });
+}
+
+#[test]
+fn a_client_that_moves_while_another_host_has_its_certificate_need_not_wait() {
+    story("moves_beside_another_host", as_it_is, async |bed| {
+        let mut first = bed.client(A).await;
+        let second = bed.client(A).await;
+        let request = first.request("fe80::1");
+        while bed.status().await.warnings.is_empty() {
+            if first.wire.push(&request) {
+                let _ = first.wire.flush();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let mut stranger = Client::shake_hands(&bed.fleet, A, &bed.fleet.identity(A)).await;
+        stranger.send(&request).await;
+        bed.until("it waits", |status| status.sessions.iter().any(|session| session.phase == "held")).await;
+        let mut moved = Client::shake_hands(&bed.fleet, A, &bed.fleet.identity(A)).await;
+        claim(&mut moved, &second).await;
+        let mut b = bed.client(B).await;
+        bed.until("it has the address", |status| {
+            status.sessions.iter().filter(|session| session.phase == "superseded").count() == 1
+        })
+        .await;
+        ping(&mut b, &mut moved).await;
+    });
+}
+
+#[test]
+fn the_old_session_has_the_address_again_when_the_new_one_came_to_nothing() {
+    story("back_again", as_it_is, async |bed| {
+        let mut b = bed.client(B).await;
+        let mut old = bed.client(A).await;
+        // It is closed: at once.
+        let mut new = bed.client(A).await;
+        new.wire.close();
+        drop(new);
+        bed.until("it is gone", |status| status.sessions.len() == 2).await;
+        ping(&mut b, &mut old).await;
+        // It is silent, and the client knows: also at once.
+        let mut silent = bed.client(A).await;
+        ping(&mut b, &mut silent).await;
+        claim(&mut old, &silent).await;
+        old.ask_router().await;
+        ping(&mut b, &mut old).await;
+        assert_eq!(bed.status().await.warnings, []);
+    });
+}
+
+#[test]
+fn a_client_that_said_goodbye_still_gets_what_was_sealed_for_it() {
+    story("rest", as_it_is, async |bed| {
+        let mut b = bed.client(B).await;
+        let mut old = bed.client(A).await;
+        // More than the kernel keeps for a client that does not read.
+        let (from, to) = (b.address, old.address);
+        let packet = |number: u32| icmpv6_echo(from, to, 129, &[&number.to_be_bytes()[..], &[0; 1200]].concat());
+        let mut sent = 0;
+        while !session(&bed.status().await, A).drops.contains_key("queue-full") {
+            for _ in 0..200 {
+                let next = packet(sent);
+                b.send(&next).await;
+                sent += 1;
+            }
+            b.ask_router().await;
+        }
+        let mut new = Client::shake_hands(&bed.fleet, A, &bed.fleet.identity(A)).await;
+        claim(&mut new, &old).await;
+        // What was still in its queue comes by the new session.
+        assert!(is_reply_from(&new.next().await, from));
+        old.wire.close();
+        socket2::SockRef::from(old.wire.socket()).shutdown(std::net::Shutdown::Write).unwrap();
+        let mut received = old.received.len();
+        let end = loop {
+            match old.next_or_end().await {
+                Ok(_) => received += 1,
+                Err(end) => break end,
+            }
+        };
+        assert!(matches!(end, WireError::Closed), "after {received} of {sent} packets: {end:?}");
+        assert!(received * 1200 > 128 * 1024, "{received} of {sent} packets");
     });
 }
 

@@ -8,4 +8,5 @@ pub mod liveness;
 pub mod packet;
 mod pump;
 pub mod session;
+pub mod succession;
 pub mod wire;

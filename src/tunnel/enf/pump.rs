@@ -12,13 +12,14 @@ use super::filter::{Filter, Ingress};
 use super::heartbeat;
 use super::liveness::{Beat, Clock};
 use super::session::Spec;
+use super::succession;
 use super::wire::{Wire, WireError};
 use crate::config;
 use crate::error::{Class, chain};
 use crate::state::{Ended, Failure, Link, Moment, Reason, SessionId};
 use crate::sys::tun::Tun;
 use crate::transport::tls;
-use crate::tunnel::{Counters, DropReason, Reporter, SessionEvent, Upstream};
+use crate::tunnel::{Baton, Counters, DropReason, Proof, Reporter, SessionEvent, Upstream};
 use std::io;
 use std::net::{Ipv6Addr, Shutdown};
 use std::sync::Arc;
@@ -47,8 +48,9 @@ pub(super) struct Pump {
     clock: Clock,
     counters: Arc<Counters>,
     upstream: Upstream,
-    /// The session that has the upstream.
-    holder: watch::Receiver<SessionId>,
+    baton: watch::Receiver<Baton>,
+    /// What stands for this session at the router.
+    proof: Option<Proof>,
     probe: Arc<Notify>,
     own: Ipv6Addr,
     started: Instant,
@@ -85,18 +87,23 @@ enum Stop {
 }
 
 impl Pump {
-    pub fn new(spec: &Spec, enf: &config::Enf, own: Ipv6Addr, wire: Wire) -> Self {
+    pub fn new(spec: &Spec, enf: &config::Enf, own: Ipv6Addr, mut wire: Wire) -> Self {
+        // The router shall know from the start that this is no other host.
+        if let Some(predecessor) = spec.upstream.proof() {
+            wire.push(&succession::claim(own, &predecessor));
+        }
         let own_v4 = enf.tun.ipv4_address.filter(|_| enf.route.allow_ipv4).map(|net| net.addr());
         let remote = &spec.tunnel.remote;
         Self {
             id: spec.id,
+            proof: succession::proof(wire.tls()),
             wire,
             tun: spec.tun.clone(),
             filter: Filter::new(own, own_v4, &enf.route.prefixes),
             clock: Clock::new(remote.heartbeat_period, remote.heartbeat_timeout, Duration::ZERO),
             counters: spec.counters.clone(),
             upstream: spec.upstream.clone(),
-            holder: spec.upstream.holder(),
+            baton: spec.upstream.watch(),
             probe: spec.probe.clone(),
             own,
             started: Instant::now(),
@@ -116,7 +123,7 @@ impl Pump {
             if self.ready
                 && let Some(link) = link.take()
             {
-                self.upstream.take(self.id);
+                self.upstream.take(self.id, self.proof);
                 // Otherwise a newer one was faster: nobody waits for this one any more.
                 if self.upstream.belongs_to(self.id) {
                     self.counters.session_ready();
@@ -151,6 +158,7 @@ impl Pump {
         match self.draining {
             Some(draining) => self.drain(draining)?,
             None => {
+                self.claim_the_fallen();
                 self.take_from_tun()?;
                 self.beat()?;
             }
@@ -160,7 +168,16 @@ impl Pump {
 
     /// A newer session takes packets.
     fn is_succeeded(&self) -> bool {
-        *self.holder.borrow() > self.id
+        self.baton.borrow().is_beyond(self.id)
+    }
+
+    /// The router may have given the address to a newer session that came to nothing: it comes back to this one.
+    fn claim_the_fallen(&mut self) {
+        if self.baton.borrow().has_fallen(self.id) {
+            for proof in self.upstream.fallen(self.id) {
+                self.wire.push(&succession::claim(self.own, &proof));
+            }
+        }
     }
 
     fn beat(&mut self) -> Result<(), Stop> {
@@ -275,7 +292,7 @@ impl Pump {
             }
             // Whoever does not read does not ask either: readiness is left to the one that does.
             readable = self.tun.readable(), if taking => readable.map_err(Stop::Tun),
-            _ = self.holder.wait_for(|holder| *holder > id), if !draining => Ok(()),
+            _ = self.baton.wait_for(|baton| baton.is_beyond(id) || baton.has_fallen(id)), if !draining => Ok(()),
             () = self.probe.notified(), if !draining => {
                 self.clock.probe(started.elapsed());
                 Ok(())
@@ -333,6 +350,7 @@ impl Drop for Pump {
     /// However a session ends, it says goodbye, so that the router forgets it at once.
     fn drop(&mut self) {
         self.wire.close();
+        self.upstream.leave(self.id, self.proof);
     }
 }
 
