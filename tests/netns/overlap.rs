@@ -91,6 +91,8 @@ impl Station {
             let (_, id, event) = timeout(PATIENCE, self.events.recv()).await.expect("a report").unwrap();
             match event {
                 SessionEvent::Ask { granted, .. } | SessionEvent::Dial { granted, .. } => drop(granted.send(())),
+                // Told again, with more words, by the end of the session.
+                SessionEvent::Refused { .. } => {}
                 event => return (id, event),
             }
         }
