@@ -78,7 +78,18 @@ pub fn judge_trusted_interface(name: &str) -> Result<(), String> {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Connectivity {
     /// A URL that answers 204 on an open network; none: not probed.
-    pub probe_url: Option<String>,
+    pub probe_url: Option<ProbeUrl>,
+}
+
+/// An `http` URL, in the parts that a request for it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeUrl {
+    /// Who is asked.
+    pub host: Host,
+    /// Host, and port if it is written, as in the URL: the `Host` field of the request.
+    pub authority: String,
+    /// Path and query, with the leading slash.
+    pub target: String,
 }
 
 /// One tunnel file. Everything that all kinds share stands here; what a kind adds is in [`Kind`].

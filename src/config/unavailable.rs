@@ -6,7 +6,6 @@ use super::values::Complaint;
 
 /// A feature, as the readers call it, and what it is to the user. A feature that arrives deletes its line here.
 const UNAVAILABLE: &[(&str, &str)] = &[
-    ("connectivity", "the captive portal check"),
     ("advertise", "a host behind this one"),
     ("enrol", "enrolment"),
     ("router enrol", "the enrolment interface"),

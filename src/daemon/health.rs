@@ -3,7 +3,8 @@
 
 use super::Daemon;
 use crate::config::Severity;
-use crate::state::health::{self, Code, Warning};
+use crate::logging::message;
+use crate::state::health::{self, Code, Reach, Warning};
 use std::time::SystemTime;
 
 impl Daemon {
@@ -26,6 +27,7 @@ impl Daemon {
             );
             warnings.push(Warning::new(Code::ForeignLinkGroup, Severity::Warning, text));
         }
+        warnings.extend(self.reach.advice().map(|text| Warning::new(Code::CaptivePortal, Severity::Warning, text)));
         for name in &self.not_remembered {
             let text =
                 format!("what is wanted of {name} could not be written down: a restart returns it to what it was");
@@ -56,6 +58,19 @@ impl Daemon {
         }
         warnings.sort_by_key(|warning| warning.severity);
         warnings
+    }
+
+    /// Somebody has looked, or a router was reached, which is as far as anybody wants to see.
+    pub(super) fn reached(&mut self, reach: Reach) {
+        if self.probe_url.is_none() || self.reach == reach {
+            return;
+        }
+        match reach.advice() {
+            Some(advice) => log::warn!(MESSAGE_ID = message::PORTAL; "{advice}"),
+            None => log::info!("connectivity: {}", reach.connectivity),
+        }
+        self.reach = reach;
+        self.publish();
     }
 
     fn of_kept(&self) -> Vec<Warning> {

@@ -24,13 +24,14 @@ mod watchdog;
 pub use command::{Answer, Caller, Command, Core, Refusal, ReloadScope, Request};
 pub use snapshot::{GroupSnapshot, Snapshot, Tampering, Transition, TunnelSnapshot};
 
-use crate::config::{Finding, Group, Loaded};
+use crate::config::{Finding, Group, Loaded, ProbeUrl};
 use crate::error::chain;
 use crate::identity::CredentialsWatch;
 use crate::kernel::{Applied, HostApplied, Kernel, KernelError, Watch};
 use crate::logging::{self, message};
 use crate::paths::Paths;
 use crate::plan::{Host, Plan};
+use crate::state::health::Reach;
 use crate::state::{Effect, Event, Failure, Moment, Phase, Reason, SessionId, Target, Tick, Wanted};
 use crate::sys::clock::{ClockWatch, Jump};
 use crate::tunnel::SessionEvent;
@@ -75,6 +76,9 @@ pub struct Daemon {
     groups: BTreeMap<String, Group>,
     /// and as the file has them.
     configured_groups: BTreeMap<String, Group>,
+    /// What the network beside the tunnels reaches, and how that is found out.
+    reach: Reach,
+    probe_url: Option<ProbeUrl>,
     /// What was found in the configuration in force.
     findings: Vec<Finding>,
     config_hash: String,
@@ -143,6 +147,8 @@ impl Daemon {
             log_level: config.daemon.log_level,
             configured_groups: config.groups.clone(),
             groups: config.groups,
+            reach: Reach::default(),
+            probe_url: config.connectivity.probe_url,
             findings,
             config_hash,
             starting: true,
@@ -530,6 +536,7 @@ impl Daemon {
                 starting: self.starting,
                 groups: groups.clone(),
                 warnings: warnings.clone(),
+                connectivity: self.reach.connectivity,
                 config_hash: self.config_hash.clone(),
             });
         });

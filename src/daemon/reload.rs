@@ -5,6 +5,7 @@ use super::supervised::Supervised;
 use super::{Answer, Caller, Daemon, Refusal, ReloadScope, note};
 use crate::config::{self, Kind, Loaded, Lockdown};
 use crate::logging::message;
+use crate::state::health::Reach;
 use crate::state::{Event, Failure, Phase, Reason, Target, Wanted};
 use log::LevelFilter;
 
@@ -44,6 +45,9 @@ impl Daemon {
         }
         (self.findings, self.config_hash) = (loaded.findings, loaded.hash);
         self.set_log_level(loaded.config.daemon.log_level);
+        if loaded.config.connectivity.probe_url != self.probe_url {
+            (self.probe_url, self.reach) = (loaded.config.connectivity.probe_url, Reach::default());
+        }
         self.configured_groups.clone_from(&loaded.config.groups);
         self.groups = loaded.config.groups;
         let mut new = loaded.config.tunnels;

@@ -8,6 +8,7 @@ use crate::error::Class;
 use crate::files;
 use crate::logging::message;
 use crate::plan::Openings;
+use crate::state::health::Connectivity;
 use crate::state::{Cause, Ended, Event, Failure, Link, Reason, SessionId, Successor};
 use crate::tunnel::enf::session::{self, Spec};
 use crate::tunnel::{Reporter, Session, SessionEvent};
@@ -75,6 +76,7 @@ impl Daemon {
                 let _ = granted.send(());
             }
             SessionEvent::Refused { index, .. } => self.refused(name, session, index),
+            SessionEvent::Connectivity(reach) => self.reached(reach),
             SessionEvent::Suspect => self.feed(name, Event::Suspect(session)).await,
             SessionEvent::Ready(link) => self.ready(name, session, link).await,
             SessionEvent::Ended(ended) => self.session_ended(name, session, ended).await,
@@ -106,6 +108,7 @@ impl Daemon {
         tunnel.not_renewed = None;
         let (index, retry) = (link.index, tunnel.config.retry);
         tunnel.remotes.ready(index, tick, &retry);
+        self.reached(Connectivity::Full.into());
         self.feed(name, Event::Ready(session, link)).await;
         self.note_live(name).await;
     }
@@ -183,6 +186,7 @@ impl Daemon {
             tun,
             counters: tunnel.counters.clone(),
             last_addresses: self.addresses.of(&tunnel.config.remote),
+            probe_url: self.probe_url.clone(),
             reporter: Reporter::new(name, id, self.reports.clone()),
         });
         tunnel.sessions.insert(id, Running { session, openings: Openings::default() });

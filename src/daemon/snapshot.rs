@@ -3,7 +3,7 @@
 
 use crate::config::Dns;
 use crate::kernel::Firewall;
-use crate::state::health::Warning;
+use crate::state::health::{Connectivity, Warning};
 use crate::state::{Failure, Phase, Reason, Target, Tls};
 use crate::tunnel::Counters;
 use ipnet::IpNet;
@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub groups: BTreeMap<String, GroupSnapshot>,
     /// What somebody should look at, the gravest first.
     pub warnings: Vec<Warning>,
+    /// What the network beside the tunnels reaches.
+    pub connectivity: Connectivity,
     /// SHA-256 of the configuration in force, in hexadecimal.
     pub config_hash: String,
 }

@@ -18,6 +18,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("configuration", CONFIGURATION),
     ("trusted", TRUSTED),
     ("foreign", FOREIGN),
+    ("portal", PORTAL),
 ];
 
 /// The daemon runs, and the tunnels are back to what they were.
@@ -64,3 +65,6 @@ pub const TRUSTED: &str = "e31c494617cc41b6abe2561c4943714d";
 
 /// Something of the host's own, which is not put back, weakens it: a missing rule, a link in a group nobody trusts.
 pub const FOREIGN: &str = "e85776fdb4d24646bcb7c1876a3e839b";
+
+/// The network wants somebody to sign in before it lets anything through.
+pub const PORTAL: &str = "b49e424fd04345e6b269d0779b4622c3";

@@ -26,6 +26,54 @@ words! {
         NotRenewed => "not-renewed",
         /// What is wanted could not be written down: a restart forgets it.
         NotRemembered => "not-remembered",
+        /// The network wants somebody to sign in before it lets anything through.
+        CaptivePortal => "captive-portal",
+    }
+}
+
+words! {
+    /// What the network beside the tunnels reaches: the words of the bus property `Connectivity`.
+    #[derive(Default)]
+    Connectivity {
+        /// Nobody has looked.
+        #[default]
+        Unknown => "unknown",
+        /// No route leads anywhere.
+        None => "none",
+        /// Somebody else answers for the internet, until one signs in.
+        Portal => "portal",
+        /// There is a network, and no answer from the internet.
+        Limited => "limited",
+        /// The internet.
+        Full => "full",
+    }
+}
+
+/// What a look at the network found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// In a word.
+    pub connectivity: Connectivity,
+    /// The host to sign in at, if the portal named one: letters, digits and dots only.
+    pub portal: Option<String>,
+}
+
+impl From<Connectivity> for Reach {
+    fn from(connectivity: Connectivity) -> Self {
+        Self { connectivity, portal: None }
+    }
+}
+
+impl Reach {
+    /// One line for people, if there is something to do.
+    pub fn advice(&self) -> Option<String> {
+        if self.connectivity != Connectivity::Portal {
+            return None;
+        }
+        let whose = self.portal.as_deref().map(|host| format!(" at {host}")).unwrap_or_default();
+        Some(format!(
+            "a captive portal{whose} answers for the internet: this network wants somebody to sign in (enftun(7), CAPTIVE PORTALS)"
+        ))
     }
 }
 

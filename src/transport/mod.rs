@@ -1,6 +1,7 @@
 //! Getting a connection to a far end: marked sockets, TLS configuration, and who is trusted. Nothing here knows what a
 //! tunnel carries, and nothing changes the host.
 
+pub mod connectivity;
 pub mod dial;
 pub mod proxy;
 pub mod race;

@@ -8,6 +8,7 @@ pub mod enf;
 
 pub use counters::{Counters, DropReason};
 
+use crate::state::health::Reach;
 use crate::state::{Ended, Failure, Link, SessionId};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -48,6 +49,8 @@ pub enum SessionEvent {
         /// Why.
         failure: Failure,
     },
+    /// No remote could be reached; what the network reaches instead.
+    Connectivity(Reach),
     /// The far end has sent its first frame: packets can flow, and go out through this session from now on.
     Ready(Link),
     /// The far end owes an answer for longer than a path that works takes. The session goes on.

@@ -84,6 +84,7 @@ impl Tunnel {
 #[derive(Clone, Debug)]
 pub struct Change {
     pub state: String,
+    pub old: String,
     pub reason: String,
     pub error: String,
     pub line: serde_json::Value,
@@ -108,8 +109,13 @@ impl Foreground {
                 let line: serde_json::Value =
                     serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
                 let word = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
-                let change =
-                    Change { state: word("new"), reason: word("reason"), error: word("error"), line: line.clone() };
+                let change = Change {
+                    state: word("new"),
+                    old: word("old"),
+                    reason: word("reason"),
+                    error: word("error"),
+                    line: line.clone(),
+                };
                 if sender.send(change).is_err() {
                     return;
                 }

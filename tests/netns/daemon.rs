@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Output, Stdio};
 
 mod api;
+mod portal;
 mod renewal;
 
 /// The client's address in the overlay, and the router's own on its uplink.

@@ -101,6 +101,11 @@ impl World {
         self.far.run(|| FakeRouter::at(address, manners))
     }
 
+    /// A router that shakes hands, and never sends a frame.
+    pub fn mute(&self) -> Manners {
+        Manners::Babbles(server(&self.router, &self.router, rustls::ALL_VERSIONS), Vec::new())
+    }
+
     /// A router as it should be.
     pub fn good(&self) -> Manners {
         Manners::Good(server(&self.router, &self.router, rustls::ALL_VERSIONS))

@@ -169,3 +169,71 @@ fn while_nothing_answers_attempts_and_packets_are_few() {
         mend(world);
     });
 }
+
+/// Lines for `[retry]`: sessions that live a moment count as stable, and nothing is left to chance.
+fn quick(tunnel: Tunnel, max: &str) -> Tunnel {
+    let retry = format!("first = \"100ms\"\nmax = \"{max}\"\njitter = 0.0\nstable_after = \"100ms\"\n");
+    Tunnel { retry, ..tunnel }
+}
+
+/// Counts what is dialled at this place, and lets it pass.
+fn count(world: &World, name: &str, address: &str) {
+    world.far.exec(&format!(
+        "nft 'table inet fault {{ counter {name} {{ }}; chain {name} {{ type filter hook input priority 0; \
+         ip daddr {address} tcp flags syn counter name {name}; }}; }}'"
+    ));
+}
+
+#[test]
+fn a_remote_that_shakes_hands_and_says_nothing_does_not_keep_the_tunnel_from_the_next() {
+    story("a_remote_that_shakes_hands_and_says_nothing_does_not_keep_the_tunnel_from_the_next", |world| {
+        let mute = world.far_end(&format!("{NEW_ROUTER}:443"), world.mute());
+        let _good = world.router_at(ROUTER);
+        let mut run = tunnel_to_all(world, &[NEW_ROUTER, ROUTER]).run();
+        assert_eq!(run.until("connected").line["active_remote"], format!("{ROUTER}:443"));
+        assert!(mute.connections() >= 1);
+    });
+}
+
+#[test]
+fn a_dead_remote_is_not_tried_at_every_attempt_and_the_last_good_one_is_first() {
+    story("a_dead_remote_is_not_tried_at_every_attempt_and_the_last_good_one_is_first", |world| {
+        count(world, "dead", NEW_ROUTER);
+        count(world, "good", ROUTER);
+        let mut good = world.router_at(ROUTER);
+        let mut run = quick(tunnel_to_all(world, &[NEW_ROUTER, ROUTER]), "60s").run();
+        run.until("connected");
+        assert_eq!(packets(&world.far, "dead"), 1, "the first one was tried first");
+        for _ in 0..5 {
+            drop(good);
+            run.until_that("the loss of the session", |change| change.old == "connected");
+            good = world.router_at(ROUTER);
+            assert_eq!(run.until("connected").line["active_remote"], format!("{ROUTER}:443"));
+        }
+        // Both count what asks to connect. Whoever asked the good one and was refused, for it was not there, may ask the dead one
+        // next; nobody asks the dead one first.
+        let (dead, asked) = (packets(&world.far, "dead"), packets(&world.far, "good"));
+        println!("FIGURE attempts at a dead first remote in 5 outages: {dead}; at the good one: {asked}");
+        assert!(dead <= 1 + (asked - 6), "{dead}, {asked}");
+    });
+}
+
+#[test]
+fn the_preferred_remote_is_returned_to_once_it_is_back_and_the_session_before_is_not_lost() {
+    story("the_preferred_remote_is_returned_to_once_it_is_back_and_the_session_before_is_not_lost", |world| {
+        count(world, "preferred", NEW_ROUTER);
+        let second = world.router_at(ROUTER);
+        let mut run = quick(tunnel_to_all(world, &[NEW_ROUTER, ROUTER]), "1s").run();
+        assert_eq!(run.until("connected").line["active_remote"], format!("{ROUTER}:443"));
+        wait_for("looks for the preferred one", || packets(&world.far, "preferred") >= 3);
+        assert_eq!(second.connections(), 1, "looks leave the session alone");
+        let preferred = world.router_at(NEW_ROUTER);
+        wait_for("the preferred one to have the session", || preferred.connections() == 1);
+        let sessions =
+            || world.far.exec(&format!("ss -Htn state established '( sport = :443 )' src {ROUTER}")).lines().count();
+        wait_for("the session before to be closed", || sessions() == 0);
+        assert_eq!((preferred.connections(), second.connections()), (1, 1));
+        // The tunnel was connected all the time, and still is.
+        assert!(run.seen.iter().all(|change| change.state != "reconnecting"), "{:#?}", run.seen);
+    });
+}

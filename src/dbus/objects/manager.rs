@@ -142,10 +142,9 @@ impl Manager {
         FEATURES.to_vec()
     }
 
-    /// Nothing probes it yet.
     #[zbus(property)]
     fn connectivity(&self) -> &'static str {
-        "unknown"
+        self.shown.borrow().connectivity.as_str()
     }
 
     #[zbus(property)]

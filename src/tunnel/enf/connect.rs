@@ -9,7 +9,7 @@ use crate::state::{Failure, Reason};
 use crate::transport::dial::{self, Options};
 use crate::transport::race::Race;
 use crate::transport::trust::{Anchors, RouterTrust};
-use crate::transport::{proxy, resolve, tls, vsock};
+use crate::transport::{connectivity, proxy, resolve, tls, vsock};
 use crate::tunnel::SessionEvent;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use rustls::pki_types::ServerName;
@@ -24,6 +24,8 @@ use tokio_rustls::TlsConnector;
 
 /// A TLS handshake that takes longer than this is probably stuck: the other addresses are tried beside it.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// So long a look at the network may put off the next attempt.
+const LONGEST_PROBE: Duration = Duration::from_secs(5);
 
 /// The first remote, in the order of `spec.remotes`, with which TCP and TLS succeed, by its place in `remote.hosts`.
 pub(super) async fn connect(
@@ -43,7 +45,52 @@ pub(super) async fn connect(
             }
         }
     }
-    Err(worst(failures, "; "))
+    Err(explain(spec, enf, worst(failures, "; ")).await)
+}
+
+/// Looks what the network reaches instead, when that may be why no remote could be reached, and adds what is to be done.
+async fn explain(spec: &Spec, enf: &config::Enf, failure: Failure) -> Failure {
+    let all = spec.remotes.len() == spec.tunnel.remote.hosts.len();
+    let Some(url) = spec.probe_url.as_ref().filter(|_| all && may_be_the_network(failure.reason)) else {
+        return failure;
+    };
+    let options = options(spec, enf);
+    let limit = spec.tunnel.remote.connect_timeout.min(LONGEST_PROBE);
+    let ask = async |servers| grant(spec, |granted| SessionEvent::Ask { servers, granted }).await;
+    let go = async |addresses: Vec<SocketAddr>| allow(spec, &url.host, &addresses, None).await;
+    let reach = connectivity::probe(url, &options, limit, ask, go).await;
+    spec.reporter.report(SessionEvent::Connectivity(reach.clone())).await;
+    match reach.advice() {
+        // Once somebody has signed in, everything else may be right.
+        Some(advice) => Failure { text: format!("{}; {advice}", failure.text), class: Class::Transient, ..failure },
+        None => failure,
+    }
+}
+
+/// A network that lets nothing through, or answers itself, can look like this.
+fn may_be_the_network(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::NoNetwork
+            | Reason::DnsFailed
+            | Reason::Timeout
+            | Reason::Unreachable
+            | Reason::RemoteClosed
+            | Reason::ProxyFailed
+            | Reason::ProtocolError
+            | Reason::CertificateUntrusted
+            | Reason::CertificateName
+            | Reason::CertificateExpired
+    )
+}
+
+/// What every socket of this tunnel carries.
+fn options(spec: &Spec, enf: &config::Enf) -> Options {
+    Options {
+        mark: enf.route.fwmark & enf.route.fwmark_mask,
+        congestion_control: spec.tunnel.remote.congestion_control.clone(),
+        inside: enf.dns.as_ref().map(|dns| dns.servers.clone()).unwrap_or_default(),
+    }
 }
 
 /// One failure for all ways that failed: worth an early retry when that is true of any; otherwise the first stands for all. That
@@ -63,11 +110,7 @@ fn worst(failures: Vec<Failure>, between: &str) -> Failure {
 async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, host: &Host) -> Result<Wire, Failure> {
     let remote = &spec.tunnel.remote;
     let limit = remote.connect_timeout;
-    let options = Options {
-        mark: enf.route.fwmark & enf.route.fwmark_mask,
-        congestion_control: remote.congestion_control.clone(),
-        inside: enf.dns.as_ref().map(|dns| dns.servers.clone()).unwrap_or_default(),
-    };
+    let options = options(spec, enf);
     let anchors = Anchors::load(&remote.ca_cert_file).map_err(|error| Failure::from(&error))?;
     let trust = RouterTrust { anchors, name: remote.name.clone() };
     let tls = tls::client_config(credentials, trust, &tls::VERSIONS)

@@ -35,6 +35,8 @@ pub struct Spec {
     pub tun: Arc<Tun>,
     /// Where routers that are given by name were last found, for when nobody answers for the name.
     pub last_addresses: BTreeMap<String, IpAddr>,
+    /// Asked when no remote can be reached, to find out why.
+    pub probe_url: Option<config::ProbeUrl>,
     /// Where it counts.
     pub counters: Arc<Counters>,
     /// Where it reports.
