@@ -80,6 +80,7 @@ impl Station {
             probe: Arc::default(),
             tun: self.tun.clone(),
             last_addresses: BTreeMap::new(),
+            probe_url: None,
             counters: self.counters.clone(),
             reporter: Reporter::new("enf0", self.last, self.reports.clone()),
         })
