@@ -7,12 +7,14 @@ use crate::common::skip;
 use crate::machine::{cache, missing, packages, root, source, text};
 use std::process::{Command, Stdio};
 
-const PROMISES: [&str; 5] = [
+const PROMISES: [&str; 7] = [
     "ok connected on Linux 6.1",
     "ok udev tells enftun's devices from others",
     "ok MemoryMax of enftund.service is enforced",
     "ok TasksMax of enftund.service is enforced",
     "ok AF_VSOCK is refused to enftund.service, and allowed by its drop-in",
+    "ok connected over vsock, without a network",
+    "ok a vsock relay that stops or ends is noticed, and used again when it is back",
 ];
 
 #[test]
