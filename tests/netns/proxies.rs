@@ -211,6 +211,31 @@ fn a_remote_of_its_own_way_is_the_one_to_fall_back_to() {
     });
 }
 
+#[test]
+fn from_a_proxy_the_native_way_is_returned_to_once_it_works_without_losing_the_session() {
+    story("from_a_proxy_the_native_way_is_returned_to_once_it_works_without_losing_the_session", |world| {
+        let _proxy = world.proxy(1080);
+        let tunnel = world.tunnel("x", SOCKS);
+        let hosts = "hosts = [{ host = \"192.0.2.2:4433\", proxy = \"direct\" }, \"localhost:4433\"]";
+        let tunnel = Tunnel { remote: tunnel.remote.replace("hosts = [\"x\"]", hosts), ..tunnel };
+        let mut run = tunnel.run();
+        connected(&mut run, SOCKS);
+        let through = || {
+            let on_loopback = "ss -Htn state established '( sport = :4433 )' | grep -vc 192.0.2.2:4433 || true";
+            world.lan.exec(on_loopback).trim().parse::<u32>().unwrap()
+        };
+        assert_eq!(through(), 1, "the session through the proxy is seen");
+        let config = server(&world.router, &world.router, ALL_VERSIONS);
+        let native = world.lan.run(|| FakeRouter::at("192.0.2.2:4433", Manners::Good(config)));
+        wait_for("a session by the native way", || native.connections() == 1);
+        wait_for("the session through the proxy to be closed", || through() == 0);
+        assert_eq!(native.connections(), 1);
+        kill(Pid::from_raw(run.child.id() as i32), Signal::SIGINT).unwrap();
+        run.until("disconnecting");
+        assert!(run.seen.iter().all(|change| change.state != "reconnecting"), "{:#?}", run.seen);
+    });
+}
+
 /// Packets that left by the cable, to the proxy and others; what keeps the link alive is not counted.
 fn left() -> [u64; 2] {
     ["proxy", "else"].map(|name| {
