@@ -237,3 +237,21 @@ fn the_preferred_remote_is_returned_to_once_it_is_back_and_the_session_before_is
         assert!(run.seen.iter().all(|change| change.state != "reconnecting"), "{:#?}", run.seen);
     });
 }
+
+#[test]
+fn a_name_that_nobody_could_be_asked_for_is_looked_up_at_once_when_the_network_comes() {
+    story("a_name_that_nobody_could_be_asked_for_is_looked_up_at_once_when_the_network_comes", |world| {
+        let dns = world.name_server(|_| Reply::Addresses(&[ROUTER]));
+        let _router = world.router_at(ROUTER);
+        sh("ip link set lan0 down");
+        // Long after this test the next attempt would come by itself.
+        let retry = "first = \"600s\"\nmax = \"600s\"\njitter = 0.0\n".to_owned();
+        let mut run = Tunnel { retry, ..world.tunnel() }.run();
+        assert_eq!(run.until("reconnecting").reason, "no-network");
+        assert_eq!(dns.questions(), []);
+        sh("ip link set lan0 up");
+        let came = Instant::now();
+        run.until("connected");
+        println!("FIGURE from the network's coming to a session by name: {} ms", came.elapsed().as_millis());
+    });
+}
