@@ -107,7 +107,8 @@ fn config(directory: &Path) -> String {
     fs::write(tunnels.join("enf0.toml"), tunnel("http://user:s3cret@proxy.example.net:3128")).unwrap();
     fs::write(tunnels.join("broken.toml"), tunnel("user:s3cret@proxy.example.net:3128") + "[route]\nfwmrk = 1\n")
         .unwrap();
-    let office = tunnel("").replace("proxy = \"\"\n", "[route]\ntable = 77\nfwmark = 77\nprefixes = [\"fd00:77::/32\"]\n");
+    let office =
+        tunnel("").replace("proxy = \"\"\n", "[route]\ntable = 77\nfwmark = 77\nprefixes = [\"fd00:77::/32\"]\n");
     fs::write(tunnels.join("office.toml"), office).unwrap();
     directory.to_str().unwrap().to_owned()
 }
