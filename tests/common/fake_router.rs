@@ -27,6 +27,8 @@ pub enum Manners {
     Sends(Arc<ServerConfig>, Vec<u8>),
     /// Shakes hands and says goodbye before any frame.
     Refuses(Arc<ServerConfig>),
+    /// Shakes hands and resets the connection before any frame.
+    Resets(Arc<ServerConfig>),
     /// Accepts the TCP connection and is silent.
     Silent,
     /// Sends something that is no TLS.
@@ -37,6 +39,7 @@ pub enum Manners {
 pub struct FakeRouter {
     pub address: SocketAddr,
     connections: Arc<AtomicUsize>,
+    heartbeats: Arc<AtomicUsize>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -51,30 +54,37 @@ impl FakeRouter {
         let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
-        let count = connections.clone();
+        let heartbeats = Arc::new(AtomicUsize::new(0));
+        let (count, beats) = (connections.clone(), heartbeats.clone());
         runtime.spawn(async move {
             loop {
                 let Ok((socket, _)) = listener.accept().await else { continue };
                 count.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(serve(socket, manners.clone()));
+                tokio::spawn(serve(socket, manners.clone(), beats.clone()));
             }
         });
-        Self { address, connections, runtime: Some(runtime) }
+        Self { address, connections, heartbeats, runtime: Some(runtime) }
     }
 
     /// TCP connections so far.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
+
+    /// Heartbeats that a good one has answered so far, in all connections together.
+    pub fn heartbeats(&self) -> usize {
+        self.heartbeats.load(Ordering::SeqCst)
+    }
 }
 
 impl Drop for FakeRouter {
     fn drop(&mut self) {
-        self.runtime.take().unwrap().shutdown_background();
+        // Its port is free afterwards.
+        self.runtime.take().unwrap().shutdown_timeout(std::time::Duration::from_secs(5));
     }
 }
 
-async fn serve(mut socket: TcpStream, manners: Manners) {
+async fn serve(mut socket: TcpStream, manners: Manners, heartbeats: Arc<AtomicUsize>) {
     match manners {
         Manners::Good(config) => {
             let Some(mut wire) = shake(socket, config).await else { return };
@@ -82,6 +92,7 @@ async fn serve(mut socket: TcpStream, manners: Manners) {
                 let mut replies = Vec::new();
                 let received = wire.receive(|packet| replies.extend(echo_reply(packet, ROUTER)));
                 replies.iter().for_each(|reply| assert!(wire.push(reply)));
+                heartbeats.fetch_add(replies.len(), Ordering::SeqCst);
                 if received.is_err() || wire.flush().is_err() || wire.ready(wire.pending()).await.is_err() {
                     return;
                 }
@@ -107,6 +118,12 @@ async fn serve(mut socket: TcpStream, manners: Manners) {
         Manners::Refuses(config) => {
             if let Ok(mut stream) = TlsAcceptor::from(config).accept(socket).await {
                 let _ = stream.shutdown().await;
+            }
+        }
+        Manners::Resets(config) => {
+            // A wire would say goodbye.
+            if let Ok(stream) = TlsAcceptor::from(config).accept(socket).await {
+                let _ = stream.get_ref().0.set_zero_linger();
             }
         }
         Manners::Silent => {

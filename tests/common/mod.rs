@@ -4,14 +4,20 @@
 pub mod bus;
 pub mod certs;
 pub mod client;
+pub mod echo;
 pub mod fake_router;
 pub mod logind;
+pub mod middle;
 pub mod name_server;
 pub mod netns;
 pub mod notify;
 pub mod openmetrics;
 pub mod polkit;
+pub mod relay;
+pub mod roaming;
 pub mod schema;
+pub mod seeded;
+pub mod unruly;
 pub mod verbs;
 
 use std::time::{Duration, Instant};
@@ -37,4 +43,15 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited 30 s in vain for: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The long form of a test is asked for.
+pub fn long() -> bool {
+    std::env::var_os("ENFTUN_LONG").is_some_and(|value| value == "1")
+}
+
+/// Says a figure, past what keeps the output of tests that pass.
+pub fn figure(text: &str) {
+    use std::io::Write;
+    std::io::stderr().write_all(format!("FIGURE {text}\n").as_bytes()).unwrap();
 }

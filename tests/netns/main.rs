@@ -18,6 +18,7 @@ mod path;
 mod proxies;
 mod remotes;
 mod resolved;
+mod roaming;
 mod router;
 mod ruleset;
 mod session;

@@ -8,8 +8,9 @@
 
 use crate::common::bus::{PrivateBus, daemon_user, own_uid, stdout};
 use crate::common::certs::{Ca, Leaf, write};
+pub use crate::common::figure;
 use crate::common::netns::{Netns, Running, in_netns_with_tun, ip, sh, veth};
-use crate::common::wait_for;
+use crate::common::{long, wait_for};
 use crate::probes::{Held, Probing};
 use crate::shot::Link;
 use crate::sniffer::{Frame, Kind, Sniffer};
@@ -89,13 +90,7 @@ impl Example {
 
 /// How often a transition is repeated.
 pub fn times(short: usize) -> usize {
-    if std::env::var_os("ENFTUN_LONG").is_some_and(|value| value == "1") { 100 } else { short }
-}
-
-/// Says a figure, past what keeps the output of tests that pass.
-pub fn figure(text: &str) {
-    use std::io::Write as _;
-    std::io::stderr().write_all(format!("FIGURE {text}\n").as_bytes()).unwrap();
+    if long() { 100 } else { short }
 }
 
 /// The host under test is the test's own namespace.
