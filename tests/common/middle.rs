@@ -106,6 +106,11 @@ impl Middle {
         listed["nftables"][1]["counter"]["packets"].as_u64().unwrap()
     }
 
+    /// From now on [`Self::kinds_of_strays`] tells of new ones only.
+    pub fn forget_strays(&self) {
+        self.netns.exec("nft flush set inet middle kinds4; nft flush set inet middle kinds6");
+    }
+
     /// What they were: destination, protocol, and the first bytes after the IP header.
     pub fn kinds_of_strays(&self) -> String {
         ["kinds4", "kinds6"].map(|set| self.netns.exec(&format!("nft list set inet middle {set}"))).concat()

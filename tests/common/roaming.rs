@@ -458,8 +458,13 @@ impl World {
         }
     }
 
-    /// What the client sent beside the tunnel so far.
-    pub fn strays(&self) -> u64 {
+    /// What the client sent beside the tunnel so far. Only what comes later is told of in detail.
+    pub fn strays_so_far(&self) -> u64 {
+        self.middles.iter().for_each(Middle::forget_strays);
+        self.strays()
+    }
+
+    fn strays(&self) -> u64 {
         self.middles.iter().map(Middle::strays).sum()
     }
 
@@ -501,8 +506,24 @@ pub fn signal_to(running: &Running, signal: Signal) {
 /// Sends packets that belong in the tunnel, by every way and bound to every link, until it is dropped.
 pub struct Restless(Arc<AtomicBool>, Option<std::thread::JoinHandle<()>>);
 
+impl World {
+    /// Starts it on an open host, which is the control: the middles see packets of every sort. Then none waits for a
+    /// neighbour's address any more, to leave when the host is closed.
+    #[track_caller]
+    pub fn restless(&self) -> Restless {
+        let restless = Restless::start();
+        for (middle, sockets) in self.middles.iter().zip([2, 1]) {
+            wait_for("packets of every sort beside the tunnel", || {
+                let kinds = middle.kinds_of_strays();
+                FAR.iter().all(|far| kinds.matches(far).count() >= sockets)
+            });
+        }
+        restless
+    }
+}
+
 impl Restless {
-    pub fn start() -> Self {
+    fn start() -> Self {
         let here = Netns::here();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();

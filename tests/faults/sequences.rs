@@ -3,9 +3,9 @@
 //! been left behind: no descriptor, no thread, no rule.
 
 use crate::common::middle::{ROUTER, ROUTER6, Way};
-use crate::common::roaming::{Restless, Settings, World, world};
+use crate::common::roaming::{Settings, World, world};
 use crate::common::seeded::Seeded;
-use crate::common::{figure, long, wait_for};
+use crate::common::{figure, long};
 use nix::sys::signal::Signal;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -176,16 +176,13 @@ fn live_through(test: &str, number: u64, mut next: impl FnMut() -> Option<u64> +
     let settings = Settings { hosts, ..Settings::default() };
     world(test, &settings, |world| {
         world.start_router();
-        let _restless = Restless::start();
-        for middle in &world.middles {
-            wait_for("packets beside the tunnel", || middle.strays() > 0);
-        }
+        let _restless = world.restless();
         world.start_daemon();
         world.connect();
         // What is made once and kept is made by the first repetition of everything.
         world.ctl(&["reconnect", "enf0", "--wait=30s"]);
         world.back();
-        let (before, rules, strays) = (holdings(world.daemon()), rules_of(world), world.strays());
+        let (before, rules, strays) = (holdings(world.daemon()), rules_of(world), world.strays_so_far());
         let mut lived = Vec::new();
         while let Some(seed) = next() {
             lived.push(seed);

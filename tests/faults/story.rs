@@ -2,8 +2,7 @@
 //! tunnel comes back by itself. Meanwhile nothing leaves the host beside the tunnel, and afterwards its rules are what they were.
 
 use crate::common::netns::Running;
-use crate::common::roaming::{Restless, Settings, World, world};
-use crate::common::wait_for;
+use crate::common::roaming::{Settings, World, world};
 use std::time::{Duration, Instant};
 
 /// A state, its reason (nothing: any of them), and words of the failure that it shows.
@@ -36,14 +35,10 @@ pub fn survives(
 pub fn told(test: &str, settings: &Settings, tell: impl FnOnce(&mut World) + Send) {
     world(test, settings, |world| {
         world.start_router();
-        let _restless = Restless::start();
-        // The control: an open host lets them out, and the middles see them.
-        for middle in &world.middles {
-            wait_for("packets beside the tunnel", || middle.strays() > 0);
-        }
+        let _restless = world.restless();
         world.start_daemon();
         world.connect();
-        let (rules, strays) = (world.rules(), world.strays());
+        let (rules, strays) = (world.rules(), world.strays_so_far());
         tell(world);
         world.back();
         let deadline = Instant::now() + Duration::from_secs(30);
