@@ -441,6 +441,18 @@ impl World {
         ));
     }
 
+    /// Undoes [`Self::swap_address`].
+    pub fn swap_back(&self) {
+        let [old, new] = &self.middles;
+        new.netns.exec(&format!(
+            "ip addr del {0}.1/24 dev lan0; nft delete element inet middle guests '{{ {0}.10 }}'",
+            old.lan
+        ));
+        self.far.exec(&format!("ip route replace {}.0/24 via 198.18.1.1", old.lan));
+        sh(&format!("ip addr flush dev {}", new.dev));
+        [0, 1].into_iter().for_each(|side| self.link_up(side));
+    }
+
     pub fn link_down(&self, side: usize) {
         ip(&format!("link set {} down", self.middles[side].dev));
     }
