@@ -10,6 +10,7 @@ use enftun::router::status::Status;
 use enftun::state::Reason;
 use enftun::tunnel::SessionEvent;
 use enftun::tunnel::enf::packet::{ROUTER, echo_reply};
+use enftun::tunnel::enf::succession::{self, claimed};
 use enftun::tunnel::enf::wire::WireError;
 use station::*;
 use std::collections::BTreeSet;
@@ -118,6 +119,30 @@ fn a_successor_takes_no_packet_before_it_was_heard_and_the_old_one_none_after() 
         assert_eq!((id, ended.failure.reason, ended.unheard), (1, Reason::Superseded, false), "{ended:?}");
         pair.say(400).await;
         reaches(&mut new, 400).await;
+    });
+}
+
+#[test]
+fn a_successor_says_first_which_session_it_follows_and_a_session_that_follows_none_says_nothing() {
+    story("a_successor_says_first", async || {
+        let mut pair = Pair::new(&QUIET).await;
+        let (first, mut old) = pair.standby().await;
+        assert_eq!(claimed(&old.until(|_| true).await.unwrap()), None, "nobody was there before");
+        pair.hears_from(&mut old, 1).await;
+        assert_eq!(pair.station.ready().await, 1);
+        let (second, mut new) = pair.standby().await;
+        let proof = succession::proof(old.0.tls());
+        assert!(proof.is_some());
+        assert_eq!(claimed(&new.until(|_| true).await.unwrap()), proof);
+        // It comes to nothing, and the one that stays says so, once.
+        let vain = succession::proof(new.0.tls());
+        second.stop().await;
+        assert_eq!(claimed(&old.until(|packet| claimed(packet).is_some()).await.unwrap()), vain);
+        pair.say(1).await;
+        assert_eq!(claimed(&old.until(|_| true).await.unwrap()), None);
+        first.stop().await;
+        let (_third, mut later) = pair.standby().await;
+        assert_eq!(claimed(&later.until(|_| true).await.unwrap()), None, "the one before is over");
     });
 }
 

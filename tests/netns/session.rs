@@ -500,3 +500,27 @@ fn every_line_that_run_prints_is_as_the_schema_has_it() {
         schema::hold(schema::ENFTUNCTL, "run", &seen);
     });
 }
+
+#[test]
+fn a_stopped_router_is_found_by_traffic_long_before_the_period_and_used_again_when_it_goes_on() {
+    use super::router::bed::{A, B, LISTEN};
+    use super::router::program::Program;
+    use nix::sys::signal::{Signal, kill};
+    in_netns_with_tun("a_stopped_router_is_found_by_traffic", || {
+        let program = Program::new(&format!("[{LISTEN:?}]"));
+        let router = program.start();
+        let pid = nix::unistd::Pid::from_raw(router.0.id().try_into().unwrap());
+        let mut tunnel = Tunnel::new(LISTEN, &program.fleet.ca, &program.fleet.identity(A));
+        tunnel.remote = tunnel.remote.replace("heartbeat_period = \"1s\"", "heartbeat_period = \"1h\"");
+        let mut run = tunnel.run();
+        run.until("connected");
+        // Its kernel goes on taking what comes, as long as there is room: nothing fails, and nobody answers.
+        kill(pid, Signal::SIGSTOP).unwrap();
+        let socket = std::net::UdpSocket::bind((A, 0)).unwrap();
+        socket.send_to(b"is anybody there", (B, 9)).unwrap();
+        let change = run.until("reconnecting");
+        assert!(["heartbeat-timeout", "timeout"].contains(&change.reason.as_str()), "{change:#?}");
+        kill(pid, Signal::SIGCONT).unwrap();
+        run.until("connected");
+    });
+}
