@@ -268,9 +268,9 @@ fn a_path_that_swallows_everything_is_suspected_by_a_probe_and_given_up_by_traff
     });
 }
 
-/// Carries bytes between a client and the router until the client has said all of its handshake; from then on only to the
-/// router. Such paths exist: a firewall on the way that learns the connection in one direction.
-async fn one_way(listener: TcpListener) {
+/// Carries bytes between a client and the router until the client has said all of its handshake, and swallows everything
+/// from then on: a path that dies at the worst moment.
+async fn dying(listener: TcpListener) {
     loop {
         let (mut client, _) = listener.accept().await.unwrap();
         let mut router = TcpStream::connect(bed::LISTEN).await.unwrap();
@@ -284,7 +284,7 @@ async fn one_way(listener: TcpListener) {
                             router.write_all(&from_client[..length]).await.unwrap();
                             // The first thing that the client says after the router's part ends the handshake.
                             if answered {
-                                let _ = tokio::io::copy(&mut client, &mut router).await;
+                                let _ = tokio::io::copy(&mut client, &mut tokio::io::sink()).await;
                                 // The router is not told of the end either.
                                 return std::future::pending().await;
                             }
@@ -311,7 +311,7 @@ fn a_successor_that_hears_nothing_gives_the_address_back_to_the_old_session() {
         let hosts = format!("hosts = [\"{}\", \"{}\"]", bed::LISTEN, listener.local_addr().unwrap());
         let remote = ["heartbeat_period = \"300s\"", "heartbeat_timeout = \"2s\"", &hosts];
         let mut station = Station::new(&bed.fleet, &remote);
-        let relay = tokio::spawn(one_way(listener));
+        let relay = tokio::spawn(dying(listener));
         let mut other = bed.client(B).await;
         let host = UdpSocket::bind(at(HERE)).await.unwrap();
         let _first = station.up().await;
