@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod config;
+mod faults;
 mod import;
 mod journal;
 mod nftables;
