@@ -69,7 +69,8 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.runtime.take().unwrap().shutdown_background();
+        // Its port is free afterwards.
+        self.runtime.take().unwrap().shutdown_timeout(Duration::from_secs(5));
     }
 }
 
