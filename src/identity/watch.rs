@@ -32,6 +32,9 @@ const IN_DIRECTORY: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_MOVED_TO)
     .union(AddWatchFlags::IN_ONLYDIR)
     .union(ON_FILE);
+/// A directory itself went.
+const PASSED: AddWatchFlags =
+    AddWatchFlags::IN_DELETE_SELF.union(AddWatchFlags::IN_MOVE_SELF).union(AddWatchFlags::IN_ONLYDIR);
 const ON_FILE: AddWatchFlags = AddWatchFlags::IN_CLOSE_WRITE
     .union(AddWatchFlags::IN_ATTRIB)
     .union(AddWatchFlags::IN_DELETE_SELF)
@@ -187,7 +190,9 @@ impl CredentialsWatch {
         let Some(queue) = &self.notices else { return };
         let (mut watched, mut failed): (HashMap<_, BTreeSet<OsString>>, _) = (HashMap::new(), BTreeSet::new());
         for (directory, names) in ways {
-            match queue.add(directory, IN_DIRECTORY) {
+            // What is only passed is quiet however much goes on in it: the next directory tells itself when it goes.
+            let passed = names.iter().all(|name| is_directory(&directory.join(name)));
+            match queue.add(directory, if passed { PASSED } else { IN_DIRECTORY }) {
                 // Two names of one directory are one watch.
                 Ok(watch) => watched.entry(watch).or_default().extend(names.iter().cloned()),
                 Err(error) if is_gone(&error) => {}
@@ -238,6 +243,11 @@ async fn heard(notices: Option<&Notices>) -> io::Result<()> {
 
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// A directory and no link to one.
+fn is_directory(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
 }
 
 fn walk(file: &Path, mut pass: impl FnMut(&Path, &OsStr)) {

@@ -243,3 +243,31 @@ async fn a_file_is_watched_itself_where_its_directory_may_not_be_listed() {
     fs::set_permissions(host.path("closed"), fs::Permissions::from_mode(0o700)).unwrap();
     had.into_iter().for_each(|cap| drop(caps::raise(None, CapSet::Effective, cap)));
 }
+
+#[tokio::test]
+async fn a_directory_that_is_only_passed_wakes_nobody_and_is_told_when_another_takes_its_place() {
+    let mut host = Host::new(&["etc/enf0/crt"], |directory| {
+        fs::create_dir_all(directory.join("etc/enf0")).unwrap();
+        fs::write(directory.join("etc/enf0/crt"), "old").unwrap();
+    });
+    for beside in ["one", "two", "etc/three"] {
+        host.write(beside, "created beside the way");
+        fs::remove_file(host.path(beside)).unwrap();
+    }
+    let notices = host.watch.notices.as_ref().unwrap();
+    assert!(timeout(QUIET, notices.readable()).await.is_err(), "nobody is woken");
+    host.write("etc/enf0/beside", "in the last one");
+    assert!(timeout(LONG, notices.readable()).await.is_ok(), "there notices do come");
+    fs::create_dir_all(host.path("new/enf0")).unwrap();
+    host.write("new/enf0/crt", "renewed");
+    fs::rename(host.path("etc"), host.path("old")).unwrap();
+    fs::rename(host.path("new"), host.path("etc")).unwrap();
+    host.told("another directory").await;
+    host.write("etc/enf0/crt", "in the new one");
+    host.told("behind it").await;
+    fs::remove_dir_all(host.path("etc")).unwrap();
+    host.told("taken away").await;
+    fs::create_dir_all(host.path("etc/enf0")).unwrap();
+    host.write("etc/enf0/crt", "again");
+    host.told("put there again").await;
+}
