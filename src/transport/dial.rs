@@ -69,6 +69,14 @@ pub enum DialError {
         /// Why.
         source: io::Error,
     },
+    /// The own routing has a way, and a gateway on it has none.
+    #[error("connect to {peer}: a gateway on the way has none that leads there")]
+    NoWayOn {
+        /// Where to.
+        peer: SocketAddr,
+        /// Its word for it.
+        source: io::Error,
+    },
     /// Nothing answered.
     #[error("{peer} did not accept a connection within {limit:?}")]
     ConnectTimeout {
@@ -91,6 +99,7 @@ impl DialError {
                 }
                 _ => Reason::Unreachable,
             },
+            Self::NoWayOn { .. } => Reason::Unreachable,
             Self::ConnectTimeout { .. } => Reason::Timeout,
         }
     }
@@ -114,10 +123,17 @@ impl From<&DialError> for Failure {
 /// A connection to `peer`: marked before its first packet, without Nagle's delay, with keepalive and a user timeout.
 pub async fn connect(peer: SocketAddr, options: &Options, limit: Duration) -> Result<TcpStream, DialError> {
     let socket = prepare(peer, options)?;
-    timeout(limit, socket.connect(peer))
-        .await
-        .map_err(|_| DialError::ConnectTimeout { peer, limit })?
-        .map_err(|source| DialError::Connect { peer, source })
+    timeout(limit, socket.connect(peer)).await.map_err(|_| DialError::ConnectTimeout { peer, limit })?.map_err(
+        |source| match source.kind() {
+            io::ErrorKind::NetworkUnreachable if has_way(peer, options.mark) => DialError::NoWayOn { peer, source },
+            _ => DialError::Connect { peer, source },
+        },
+    )
+}
+
+/// The own routing has a way: the kernel answers a gateway's word in the same way as its own. Nothing is sent for it.
+fn has_way(peer: SocketAddr, mark: u32) -> bool {
+    marked(peer, Type::DGRAM, mark).is_ok_and(|socket| socket.connect(&peer.into()).is_ok())
 }
 
 /// A socket that can go to `peer` and carries `mark`; it does not block.
