@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// In seconds; the shortest that dnsmasq gives.
 const LEASE: u32 = 120;
@@ -114,6 +114,7 @@ fn dhclient_gets_renews_and_rebinds_a_dhcpv6_lease() {
     bed.wait("a DHCPv6 address", |bed| bed.leased() > 0);
     // A client that starts again takes the times from its file: what it reads there has been so for a minute.
     for (message, seconds) in [("renew", 65), ("rebind", 108)] {
+        bed.wait("the lease to be written down", Bed::written_down);
         bed.exec(&format!(
             "kill $(cat /run/client.pid); while kill -0 $(cat /run/client.pid) 2>/dev/null; do sleep 0.1; done
              sed -i -E 's/starts [0-9]+/starts '$(($(date +%s) - {seconds}))'/' /var/lib/dhcp/dhclient6.leases"
@@ -353,6 +354,15 @@ impl Bed {
     /// As [`Self::lifetime`], of the DHCPv6 lease.
     fn leased(&self) -> u32 {
         self.lifetime("-6", "fd00:1::1")
+    }
+
+    /// Whether dhclient's file has the lease that began last, and all of it.
+    fn written_down(&self) -> bool {
+        let file = self.exec("cat /var/lib/dhcp/dhclient6.leases");
+        let last = file.rsplit("starts ").next().and_then(|rest| rest.split(';').next());
+        let began: Option<u64> = last.and_then(|began| began.parse().ok());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        began.is_some_and(|began| began + 30 > now) && file.ends_with("}\n")
     }
 
     /// Whether there is an address that the host itself made of the router's prefix.
