@@ -25,11 +25,11 @@ pub use load::{
 };
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Everything that one daemon runs by: `enftun.toml` and each readable `tunnels/NAME.toml`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -125,6 +125,10 @@ pub struct Enf {
     pub dns: Option<Dns>,
     /// `[identity]`.
     pub identity: Identity,
+    /// `[enrol]`, when the file has that section.
+    pub enrol: Option<Enrol>,
+    /// `[advertise]`, when the file has that section.
+    pub advertise: Option<Advertise>,
 }
 
 /// `[tun]`.
@@ -274,6 +278,66 @@ pub enum Source {
     Files,
 }
 
+/// `[enrol]`: who hands out addresses and takes keys.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Enrol {
+    /// Where the interface is.
+    pub url: EnrolUrl,
+    /// Trust anchors of its certificate, PEM; absolute.
+    pub ca_cert_file: PathBuf,
+    /// Who enrols, unless the command line says otherwise.
+    pub user: Option<String>,
+    /// The user's password in a file of one line; absolute. None: the systemd credential `NAME.password`.
+    pub password_file: Option<PathBuf>,
+    /// What is asked for, unless the command line says otherwise.
+    pub address: Wanted,
+    /// How the daemon gets credentials by itself when there are none that are taken; none: it does not.
+    pub provisioner: Option<Provisioner>,
+}
+
+/// An `https` URL without a path: requests add theirs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnrolUrl {
+    /// Who is asked; `host:port` when printed.
+    pub host: Host,
+    /// The path before those of the interface, without a slash at its end; mostly empty.
+    pub path: String,
+}
+
+/// Which address an enrolment asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wanted {
+    /// Any in the network of the login.
+    #[default]
+    Auto,
+    /// Any in this network, a /64.
+    In(Ipv6Net),
+    /// This one.
+    Exactly(Ipv6Addr),
+}
+
+/// How the daemon gets credentials by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Provisioner {
+    /// Enrolment with a stored password.
+    Password,
+}
+
+/// `[advertise]`: the host behind a router card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advertise {
+    /// The Ethernet side: the interface that the host is on.
+    pub dev: String,
+    /// Our link-layer address there: source of our frames, option of our advertisements. None: that of our device.
+    pub lladdr: Option<[u8; 6]>,
+    /// Send router advertisements, and answer solicitations.
+    pub router: bool,
+    /// Answer DHCPv6.
+    pub dhcp6: bool,
+    /// Time between router advertisements.
+    pub ra_period: Duration,
+}
+
 /// `[retry]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Retry {
@@ -323,6 +387,21 @@ pub struct Router {
     pub between_clients: bool,
     /// Copy multicast wider than link-local from one client to all.
     pub multicast: bool,
+    /// The interface that hands out addresses; none: off.
+    pub enrol: Option<RouterEnrol>,
+}
+
+/// `[enrol]` of the router.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouterEnrol {
+    /// Where the interface listens, with the router's own certificate.
+    pub listen: std::net::SocketAddr,
+    /// Addresses come from here; a /64.
+    pub network: Ipv6Net,
+    /// Who may enrol; absolute.
+    pub users_file: PathBuf,
+    /// How long a login is good.
+    pub token_lifetime: Duration,
 }
 
 /// `[tun]` of the router.

@@ -3,15 +3,19 @@
 use std::collections::HashSet;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::reader::{Reading, Section, read};
+use super::reader::{Item, Reading, Section, read};
 use super::values::{self, Complaint, quoted};
-use super::{Router, RouterTun};
+use super::{Router, RouterEnrol, RouterTun};
 
 /// Longest path that a UNIX socket takes (`sun_path` less its end).
 const LONGEST_SOCKET: usize = 107;
+/// How long a login is good, and what is the least that makes sense.
+const TOKEN_LIFETIME: Duration = Duration::from_mins(10);
+const SHORTEST: Duration = Duration::from_secs(1);
 
 /// Reads the router's file; relative paths start at the file's directory.
 pub(super) fn parse(file: &Path, text: &str) -> Reading<Router> {
@@ -28,7 +32,7 @@ fn router(base: &Path, root: &mut Section<'_>) -> Router {
     let max_sessions = root.integer("max_sessions", 1..=1 << 20, 65536);
     let tun = root.take("tun").map(|item| tun(allow_ipv4, &mut item.section()));
     let mut forward = root.section("forward");
-    enrol(base, root);
+    let enrol = root.take("enrol").and_then(|item| enrol(base, &item));
     Router {
         listen,
         cert_file: root.path_or("cert_file", base, "router.crt.pem"),
@@ -41,6 +45,7 @@ fn router(base: &Path, root: &mut Section<'_>) -> Router {
         tun,
         between_clients: forward.boolean("between_clients", true),
         multicast: forward.boolean("multicast", false),
+        enrol,
     }
 }
 
@@ -75,11 +80,19 @@ fn tun(allow_ipv4: bool, section: &mut Section<'_>) -> RouterTun {
     RouterTun { dev, mtu: section.mtu(), addresses }
 }
 
-fn enrol(base: &Path, root: &mut Section<'_>) {
-    let Some(item) = root.take("enrol") else { return };
-    item.asks_for("router enrol");
-    let mut section = item.section();
-    section.parse("listen", values::socket_address);
-    section.parse("network", values::network);
-    section.parse("users_file", values::path(base));
+fn enrol(base: &Path, item: &Item<'_>) -> Option<RouterEnrol> {
+    item.asks_for("enrol");
+    let mut section = item.clone().section();
+    let listen = section.require("listen", "write listen = \"127.0.0.1:8443\" below [enrol]");
+    let network = section.require("network", "write network = \"fd00:8f80:1::/64\" below [enrol]");
+    let listen = listen.and_then(|item| item.parse(values::socket_address));
+    let network = network.and_then(|item| item.parse(values::subnet));
+    let users_file = section.path_or("users_file", base, "users");
+    let token_lifetime = section.take("token_lifetime").and_then(|item| item.duration(values::duration_from(SHORTEST)));
+    Some(RouterEnrol {
+        listen: listen?,
+        network: network?,
+        users_file,
+        token_lifetime: token_lifetime.unwrap_or(TOKEN_LIFETIME),
+    })
 }

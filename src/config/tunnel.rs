@@ -11,7 +11,10 @@ use ipnet::IpNet;
 use super::findings::Severity;
 use super::reader::{Item, Reading, Section, read};
 use super::values::{self, Complaint, Endpoint};
-use super::{Dns, Domain, Enf, Host, Identity, Kind, Lockdown, Remote, Retry, Route, Source, Tun, Tunnel, Way, proxy};
+use super::{
+    Advertise, Dns, Domain, Enf, Enrol, Host, Identity, Kind, Lockdown, Provisioner, Remote, Retry, Route, Source, Tun,
+    Tunnel, Way, proxy,
+};
 
 /// The kinds that this version has.
 const KINDS: &[&str] = &["enf"];
@@ -20,6 +23,9 @@ const KINDS: &[&str] = &["enf"];
 pub(super) const LARGEST_GROUP: u32 = 0x7fff_ffff;
 
 const SHORTEST: Duration = Duration::from_millis(10);
+/// Time between router advertisements, and what it can be: three of them are their lifetime, at most 9000 s (RFC 4861).
+const RA_PERIOD: Duration = Duration::from_secs(600);
+const RA_PERIODS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3000));
 const SHORTEST_PERIOD: Duration = Duration::from_millis(100);
 
 /// Reads a tunnel file. There is a value unless the kind is missing or foreign; it is sound only without errors.
@@ -64,13 +70,13 @@ fn tunnel(name: &str, config_dir: &Path, root: &mut Section<'_>) -> Option<Tunne
     let autoconnect = root.boolean("autoconnect", false);
     let remote = remote(config_dir, &mut root.section("remote"));
     let route = route(&mut root.section("route"));
-    let tun = tun(name, route.allow_ipv4, &mut root.section("tun"));
+    let advertise = advertise(root);
+    let tun = tun(name, route.allow_ipv4, advertise.as_ref(), &mut root.section("tun"));
     let identity = identity(name, config_dir, &mut root.section("identity"));
     let retry = retry(&mut root.section("retry"));
     let dns = dns(&route, root);
-    advertise(root);
-    enrol(config_dir, root);
-    let kind = Kind::Enf(Enf { tun, route, dns, identity });
+    let enrol = enrol(config_dir, root);
+    let kind = Kind::Enf(Enf { tun, route, dns, identity, enrol, advertise });
     Some(Tunnel { name: name.to_owned(), autoconnect, kind, remote, retry })
 }
 
@@ -82,7 +88,7 @@ fn known_kind(text: &str) -> Result<(), Complaint> {
     Err(Complaint::new(&text).help(&format!("the kinds are: {}", KINDS.join(", "))))
 }
 
-fn tun(name: &str, allow_ipv4: bool, section: &mut Section<'_>) -> Tun {
+fn tun(name: &str, allow_ipv4: bool, advertise: Option<&Advertise>, section: &mut Section<'_>) -> Tun {
     let dev = match section.take("dev") {
         Some(item) => item.parse(values::interface),
         None => {
@@ -102,12 +108,15 @@ fn tun(name: &str, allow_ipv4: bool, section: &mut Section<'_>) -> Tun {
         }
         item.parse(values::ipv4_network)
     });
-    Tun {
-        dev: dev.unwrap_or_default(),
-        mtu: section.mtu(),
-        set_address: section.boolean("set_address", true),
-        ipv4_address,
-    }
+    let set_address = section.take("set_address").map_or(advertise.is_none(), |item| {
+        let set = item.boolean().unwrap_or(true);
+        if set && advertise.is_some() {
+            let text = "is true, and [advertise] gives the address to the host behind: two hosts cannot have it";
+            item.error(Complaint::new(text).help("leave it out, or write false"));
+        }
+        set
+    });
+    Tun { dev: dev.unwrap_or_default(), mtu: section.mtu(), set_address, ipv4_address }
 }
 
 fn remote(config_dir: &Path, section: &mut Section<'_>) -> Remote {
@@ -380,23 +389,34 @@ fn name_server(text: &str, route: &Route) -> Result<IpAddr, Complaint> {
     Err(Complaint::new(&text).help(&format!("add \"{}\" to route.prefixes", IpNet::from(server))))
 }
 
-fn advertise(root: &mut Section<'_>) {
-    let Some(item) = root.take("advertise") else { return };
-    item.asks_for("advertise");
-    let mut section = item.section();
-    section.parse("dev", values::interface);
-    section.parse("lladdr", values::hardware_address);
-    section.boolean("router", true);
-    section.boolean("dhcp6", true);
-    if let Some(period) = section.take("ra_period") {
-        period.duration(values::duration_from(Duration::from_secs(1)));
-    }
+fn advertise(root: &mut Section<'_>) -> Option<Advertise> {
+    let mut section = root.take("advertise")?.section();
+    let dev = section.require("dev", "write dev = \"usb0\" below [advertise]: the interface that the host is on");
+    let lladdr = section.parse("lladdr", values::hardware_address);
+    let router = section.boolean("router", true);
+    let dhcp6 = section.boolean("dhcp6", true);
+    let period = section.take("ra_period").and_then(|item| item.duration(values::duration_between(RA_PERIODS)));
+    let ra_period = period.unwrap_or(RA_PERIOD);
+    Some(Advertise { dev: dev?.parse(values::interface)?, lladdr, router, dhcp6, ra_period })
 }
 
-fn enrol(config_dir: &Path, root: &mut Section<'_>) {
-    let Some(item) = root.take("enrol") else { return };
+fn enrol(config_dir: &Path, root: &mut Section<'_>) -> Option<Enrol> {
+    let item = root.take("enrol")?;
     item.asks_for("enrol");
     let mut section = item.section();
-    section.parse("url", values::url(&["https://"]));
-    section.parse("ca_cert_file", values::path(config_dir));
+    let url = section.require("url", "write url = \"https://router.example.net:8443\" below [enrol]");
+    let ca_cert_file = section.path_or("ca_cert_file", config_dir, "enf.cacert.pem");
+    let user_item = section.take("user");
+    let user = user_item.and_then(|item| item.parse(values::user));
+    let password_file = section.parse("password_file", values::path(config_dir));
+    let address = section.parse("address", values::wanted).unwrap_or_default();
+    let words = [("password", Provisioner::Password)];
+    let provisioner = section.take("provisioner").and_then(|item| {
+        let provisioner = item.parse(values::word(&words))?;
+        if user.is_none() {
+            item.error(Complaint::new("needs somebody to enrol as").help("write user = \"…\" below [enrol]"));
+        }
+        Some(provisioner)
+    });
+    Some(Enrol { url: url?.parse(values::enrol_url)?, ca_cert_file, user, password_file, address, provisioner })
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::Domain;
 use super::reader::did_you_mean;
+use super::{Domain, EnrolUrl, Host, Wanted};
+use crate::identity::unusable;
 
 /// What a judge has against a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +94,16 @@ pub(super) fn duration_from(least: Duration) -> impl Fn(&str) -> Result<Duration
             quoted(text),
             least.as_millis()
         ))),
+        value => Ok(value),
+    }
+}
+
+/// A duration in a range, both ends included.
+pub(super) fn duration_between((least, most): (Duration, Duration)) -> impl Fn(&str) -> Result<Duration, Complaint> {
+    move |text| match duration_from(least)(text)? {
+        value if value > most => {
+            Err(Complaint::new(&format!("{} is too long; it must be at most \"{}s\"", quoted(text), most.as_secs())))
+        }
         value => Ok(value),
     }
 }
@@ -402,15 +413,62 @@ pub(super) fn hardware_address(text: &str) -> Result<[u8; 6], Complaint> {
     })
 }
 
-/// The beginning of a URL, and something after it.
-pub(super) fn url(schemes: &'static [&'static str]) -> impl Fn(&str) -> Result<(), Complaint> {
-    move |text| {
-        let fits = schemes.iter().any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()));
-        let plain = text.chars().all(|c| c.is_ascii_graphic());
-        if fits && plain {
-            Ok(())
-        } else {
-            Err(Complaint::new(&format!("is not a URL that starts with {}", schemes.join(" or "))))
-        }
+/// `https://HOST[:PORT][/PATH]`.
+pub(super) fn enrol_url(text: &str) -> Result<EnrolUrl, Complaint> {
+    let help = "write \"https://router.example.net:8443\"";
+    let Some(rest) = text.strip_prefix("https://") else {
+        return Err(Complaint::new(&format!("{} is not a URL that starts with https://", quoted(text))).help(help));
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    if !rest.chars().all(|c| c.is_ascii_graphic()) || authority.contains('@') || path.contains(['?', '#']) {
+        let complaint = Complaint::new("has a login, a query, a fragment or a character that no URL has");
+        return Err(complaint.help(help));
     }
+    let Endpoint::Tcp(host, port) = endpoint(authority)? else {
+        return Err(Complaint::new(&format!("{} is not a host that HTTP can reach", quoted(authority))).help(help));
+    };
+    let path = path.trim_end_matches('/').to_owned();
+    Ok(EnrolUrl { host: Host::direct(host, port.unwrap_or(443)), path })
+}
+
+/// `"auto"`, an IPv6 address (with or without `/128`), or a /64.
+pub(super) fn wanted(text: &str) -> Result<Wanted, Complaint> {
+    let refused = |why: &str| {
+        let complaint = Complaint::new(&format!("{} {why}", quoted(text)));
+        Err(complaint.help("write an IPv6 address, a network such as \"fd00:8f80:1::/64\", or \"auto\""))
+    };
+    if text == "auto" {
+        return Ok(Wanted::Auto);
+    }
+    let address = match (text.parse::<Ipv6Addr>(), text.parse::<Ipv6Net>()) {
+        (Ok(address), _) => address,
+        (_, Ok(net)) if net.prefix_len() == 128 => net.addr(),
+        (_, Ok(net)) if net.prefix_len() == 64 && net.trunc() == net => return Ok(Wanted::In(net)),
+        (_, Ok(net)) if net.prefix_len() == 64 => return refused("has bits set beyond its length"),
+        (_, Ok(_)) => return refused("is neither a single address (/128) nor a network (/64)"),
+        _ => return refused("is not an IPv6 address"),
+    };
+    match unusable(address) {
+        Some(why) => refused(&format!("cannot be an own address: {why}")),
+        None => Ok(Wanted::Exactly(address)),
+    }
+}
+
+/// `"fd00:8f80:1::/64"`.
+pub(super) fn subnet(text: &str) -> Result<Ipv6Net, Complaint> {
+    match network(text)? {
+        IpNet::V6(net) if net.prefix_len() == 64 && net.trunc() == net => Ok(net),
+        _ => Err(Complaint::new(&format!("{} is not an IPv6 network of length 64", quoted(text)))
+            .help("write it with nothing beyond its length, such as \"fd00:8f80:1::/64\"")),
+    }
+}
+
+/// Who enrols: 1 to 128 visible characters without a colon, which ends a name in the file of users.
+pub(super) fn user(text: &str) -> Result<String, Complaint> {
+    let fits = (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
+    if fits {
+        return Ok(text.to_owned());
+    }
+    let rule = "it must be 1 to 128 visible ASCII characters, and no colon";
+    Err(Complaint::new(&format!("{} is not a user's name: {rule}", quoted(text))))
 }

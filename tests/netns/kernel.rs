@@ -36,6 +36,8 @@ fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
             },
             dns: None,
             identity: Identity { cert_file: PathBuf::new(), key_file: PathBuf::new(), ip_file: None, source: vec![] },
+            enrol: None,
+            advertise: None,
         }),
         remote: Remote {
             hosts: vec![config::Host::direct("router.example.net", 443)],

@@ -88,7 +88,7 @@ fn a_tunnel_of_three_lines_gets_the_documented_defaults() {
     assert_eq!(tunnel.remote.connect_timeout, Duration::from_secs(15));
     assert_eq!(tunnel.remote.congestion_control, None);
     assert_eq!(tunnel.retry, config::Retry::default());
-    let Enf { tun, route, dns, identity } = enf(&tunnel);
+    let Enf { tun, route, dns, identity, enrol, advertise } = enf(&tunnel);
     assert_eq!((tun.dev.as_str(), tun.mtu, tun.set_address, tun.ipv4_address), ("enf0", 1280, true, None));
     assert_eq!(route.prefixes, ["::/0".parse().unwrap()]);
     assert!(route.is_default());
@@ -99,7 +99,7 @@ fn a_tunnel_of_three_lines_gets_the_documented_defaults() {
     assert_eq!(identity.source, [Source::Credentials, Source::Files]);
     assert_eq!(identity.key_file, Path::new("/etc/enftun/enf0/enf0.key.pem"));
     assert_eq!(identity.ip_file, None);
-    assert_eq!(*dns, None);
+    assert_eq!((dns, enrol, advertise), (&None, &None, &None));
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn every_key_that_is_written_arrives() {
     assert_eq!(tunnel.remote.heartbeat_timeout, Duration::from_millis(250));
     assert_eq!(tunnel.remote.connect_timeout, Duration::from_secs(5400));
     assert_eq!(tunnel.remote.congestion_control.as_deref(), Some("bbr"));
-    let Enf { tun, route, dns, identity } = enf(&tunnel);
+    let Enf { tun, route, dns, identity, enrol, advertise } = enf(&tunnel);
     assert_eq!((tun.dev.as_str(), tun.mtu, tun.set_address), ("overlay0", 1496, false));
     assert_eq!(tun.ipv4_address, Some("10.64.0.7/24".parse().unwrap()));
     let prefixes: Vec<String> = route.prefixes.iter().map(ToString::to_string).collect();
@@ -203,6 +203,7 @@ fn every_key_that_is_written_arrives() {
         (route.trusted_groups.join(" "), route.trusted_interfaces.join(" ")),
         ("lan dmz".into(), "eth1 eth0.5".into())
     );
+    assert_eq!((enrol, advertise), (&None, &None));
     let dns = dns.as_ref().unwrap();
     assert_eq!(dns.servers.iter().map(ToString::to_string).collect::<Vec<_>>(), ["fd00::53", "10.0.0.53"]);
     assert_eq!(dns.domains.iter().map(ToString::to_string).collect::<Vec<_>>(), ["~.", "example.net"]);

@@ -129,21 +129,23 @@ fn the_defaults_in_the_configuration_pages_are_the_programs_own() {
     let least = "kind = \"enf\"\nremote.hosts = [\"router.example.net\"]\nremote.name = \"router.example.net\"\n";
     let defaults = lines(documented(&enftun, "\n.SH A TUNNEL: tunnels/NAME.toml"));
     assert!(defaults.len() > 20);
-    // [dns] has a default only where the section stands.
-    let [mut without, mut with] = [least.to_owned(), least.to_owned()];
-    without.push_str("dns.servers = [\"fd00::53\"]\n");
-    with.push_str("dns.servers = [\"fd00::53\"]\n");
-    with.extend(defaults);
+    // Some sections have defaults only where they stand.
+    let sections = "dns.servers = [\"fd00::53\"]\nenrol.url = \"https://router.example.net:8443\"\nadvertise.dev = \"usb0\"\ntun.set_address = false\n";
+    let without = format!("{least}{sections}");
+    let mut with = without.clone();
+    with.extend(defaults.into_iter().filter(|line| !line.starts_with("tun.set_address")));
     let parse = |text: &str| config::parse_tunnel("enf0", Path::new("enf0.toml"), Path::new("/etc/enftun"), text);
     let ((with, findings), (without, _)) = (parse(&with), parse(&without));
     assert_eq!(texts(&findings), Vec::<String>::new());
     assert_eq!(with.unwrap(), without.unwrap());
 
     let (_, router) = page("enftun-router.toml.5");
+    let sections = "tun.mtu = 1280\nenrol.listen = \"[::1]:8443\"\nenrol.network = \"fd00:8f80:1::/64\"\n".to_owned();
     let defaults = lines(documented(&router, "\n.SH DESCRIPTION"));
     assert!(defaults.len() > 8);
+    let others: String = defaults.into_iter().filter(|line| !line.starts_with("tun.mtu")).collect();
     let parse = |text: &str| config::parse_router(Path::new("/etc/enftun/router.toml"), text);
-    let ((with, findings), (without, _)) = (parse(&defaults.concat()), parse("[tun]\n"));
+    let ((with, findings), (without, _)) = (parse(&(sections.clone() + &others)), parse(&sections));
     assert_eq!(texts(&findings), Vec::<String>::new());
     assert_eq!(with.unwrap(), without.unwrap());
 

@@ -26,6 +26,8 @@ pub(crate) fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
             },
             dns: None,
             identity: Identity { cert_file: PathBuf::new(), key_file: PathBuf::new(), ip_file: None, source: vec![] },
+            enrol: None,
+            advertise: None,
         }),
         remote: Remote {
             hosts: vec![Host::direct("router.example.net", 443)],

@@ -102,6 +102,7 @@ impl Bed {
             tun: None,
             between_clients: true,
             multicast: false,
+            enrol: None,
         };
         adjust(&mut config);
         let (orders, received) = mpsc::channel(1);
