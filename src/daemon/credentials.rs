@@ -17,9 +17,9 @@ pub(super) type Fingerprint = u64;
 fn files(tunnel: &config::Tunnel) -> Vec<PathBuf> {
     let Kind::Enf(enf) = &tunnel.kind;
     let passed = identity::credentials_directory();
-    let pair = identity::find(&tunnel.name, &enf.identity, passed.as_deref());
-    let pair = pair.map_or_else(|_| Vec::new(), |(cert, key)| vec![cert, key]);
-    pair.into_iter().chain([tunnel.remote.ca_cert_file.clone()]).collect()
+    let source = identity::find(&tunnel.name, &enf.identity, passed.as_deref());
+    let own = source.map_or_else(|_| Vec::new(), |source| source.files());
+    own.into_iter().chain([tunnel.remote.ca_cert_file.clone()]).collect()
 }
 
 /// What is in the files now, and who may read them; a file that cannot be read is as one that is not there.
@@ -39,8 +39,8 @@ impl Daemon {
         let passed = identity::credentials_directory();
         let of = |tunnel: &config::Tunnel| {
             let Kind::Enf(enf) = &tunnel.kind;
-            let pairs = identity::candidates(&tunnel.name, &enf.identity, passed.as_deref());
-            pairs.into_iter().chain([tunnel.remote.ca_cert_file.clone()])
+            let own = identity::candidates(&tunnel.name, &enf.identity, passed.as_deref());
+            own.into_iter().chain([tunnel.remote.ca_cert_file.clone()])
         };
         let all: Vec<PathBuf> = self.tunnels.values().flat_map(|tunnel| of(&tunnel.config)).collect();
         self.credentials.watch(all);

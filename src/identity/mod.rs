@@ -12,7 +12,7 @@ pub(crate) use address::{addresses, common_names};
 pub use clock::{BUILD_EPOCH, clock_is_wrong, day, seconds};
 pub(crate) use error::clock_text;
 pub use error::{LoadError, Part};
-pub use source::{candidates, credentials_directory, find};
+pub use source::{CredentialSource, candidates, credentials_directory, find};
 pub use watch::CredentialsWatch;
 
 use std::fs::File;

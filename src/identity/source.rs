@@ -1,41 +1,96 @@
 //! Where a tunnel's certificate and key come from: its sources in their order, the first that has either of the two. A source
-//! that has them and is wrong is an error, never passed over for the next. It only says where they are; [`super::load`] reads.
+//! that has them and is wrong is an error, never passed over for the next.
 
-use super::LoadError;
+use super::{Credentials, LoadError};
 use crate::config::{Identity, Source};
-use std::env;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+use std::{env, fmt};
+
+/// One place that may have the certificate and the key of a tunnel.
+pub trait CredentialSource: fmt::Debug {
+    /// It has either of the two: then no source after it counts.
+    fn is_there(&self) -> bool;
+
+    /// The files that it reads, whether they are there or not: when one of them changes, it may have something else.
+    fn files(&self) -> Vec<PathBuf>;
+
+    /// Reads both, and checks that they can be used at the time `now`.
+    ///
+    /// # Errors
+    /// One is missing or cannot be used.
+    fn load(&self, now: SystemTime) -> Result<Credentials, LoadError>;
+}
+
+/// A certificate and a key in files; systemd's credentials are some, too.
+#[derive(Debug)]
+struct Pair {
+    cert_file: PathBuf,
+    key_file: PathBuf,
+}
+
+impl CredentialSource for Pair {
+    fn is_there(&self) -> bool {
+        self.cert_file.exists() || self.key_file.exists()
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        vec![self.cert_file.clone(), self.key_file.clone()]
+    }
+
+    fn load(&self, now: SystemTime) -> Result<Credentials, LoadError> {
+        super::load(&self.cert_file, &self.key_file, now)
+    }
+}
 
 /// The directory of credentials that systemd made for this process (`LoadCredential=`), if it did.
 pub fn credentials_directory() -> Option<PathBuf> {
     env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
-/// The files of the certificate and of the key of a tunnel. `credentials` is [`credentials_directory`].
+/// The source of the certificate and the key of a tunnel. `credentials` is [`credentials_directory`].
 ///
 /// # Errors
-/// No source has either, and files are none of the sources; with them, reading says what is missing.
-pub fn find(tunnel: &str, identity: &Identity, credentials: Option<&Path>) -> Result<(PathBuf, PathBuf), LoadError> {
-    let has_any = |(cert, key): &(PathBuf, PathBuf)| cert.exists() || key.exists();
-    match places(tunnel, identity, credentials).find(has_any) {
-        Some(pair) => Ok(pair),
-        None if identity.source.contains(&Source::Files) => Ok((identity.cert_file.clone(), identity.key_file.clone())),
-        None => Err(LoadError::NoCredentials { tunnel: tunnel.to_owned() }),
+/// No source has either, and files are none of the sources; with them, loading says what is missing.
+pub fn find(
+    tunnel: &str,
+    identity: &Identity,
+    credentials: Option<&Path>,
+) -> Result<Box<dyn CredentialSource>, LoadError> {
+    if let Some(source) = sources(tunnel, identity, credentials).find(|source| source.is_there()) {
+        return Ok(source);
+    }
+    match identity.source.contains(&Source::Files) {
+        true => Ok(Box::new(files(identity))),
+        false => Err(LoadError::NoCredentials { tunnel: tunnel.to_owned() }),
     }
 }
 
-/// Every file that [`find`] may find, now or later.
+/// Every file that the sources of a tunnel read, now or later.
 pub fn candidates(tunnel: &str, identity: &Identity, credentials: Option<&Path>) -> Vec<PathBuf> {
-    places(tunnel, identity, credentials).flat_map(|(cert, key)| [cert, key]).collect()
+    sources(tunnel, identity, credentials).flat_map(|source| source.files()).collect()
 }
 
-fn places(tunnel: &str, identity: &Identity, credentials: Option<&Path>) -> impl Iterator<Item = (PathBuf, PathBuf)> {
-    identity.source.iter().filter_map(move |source| match source {
-        Source::Credentials => {
-            credentials.map(|path| (path.join(format!("{tunnel}.crt")), path.join(format!("{tunnel}.key"))))
-        }
-        Source::Files => Some((identity.cert_file.clone(), identity.key_file.clone())),
+fn sources<'a>(
+    tunnel: &'a str,
+    identity: &'a Identity,
+    credentials: Option<&'a Path>,
+) -> impl Iterator<Item = Box<dyn CredentialSource>> {
+    identity.source.iter().filter_map(move |source| {
+        let pair = match source {
+            Source::Credentials => {
+                let directory = credentials?;
+                let [cert_file, key_file] = ["crt", "key"].map(|kind| directory.join(format!("{tunnel}.{kind}")));
+                Pair { cert_file, key_file }
+            }
+            Source::Files => files(identity),
+        };
+        Some(Box::new(pair) as Box<dyn CredentialSource>)
     })
+}
+
+fn files(identity: &Identity) -> Pair {
+    Pair { cert_file: identity.cert_file.clone(), key_file: identity.key_file.clone() }
 }
 
 #[cfg(test)]
@@ -71,8 +126,8 @@ mod tests {
                 ip_file: None,
                 source: source.to_vec(),
             };
-            let (cert, _) = find("enf0", &identity, Some(&self.path("credentials")))?;
-            Ok(cert.strip_prefix(self.0.path()).unwrap().display().to_string())
+            let source = find("enf0", &identity, Some(&self.path("credentials")))?;
+            Ok(source.files()[0].strip_prefix(self.0.path()).unwrap().display().to_string())
         }
     }
 

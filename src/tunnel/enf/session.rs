@@ -86,8 +86,7 @@ async fn load(tunnel: &Arc<config::Tunnel>) -> Result<Credentials, Failure> {
     let load = move || {
         let config::Kind::Enf(enf) = &tunnel.kind;
         let passed = identity::credentials_directory();
-        let (cert_file, key_file) = identity::find(&tunnel.name, &enf.identity, passed.as_deref())?;
-        identity::load(&cert_file, &key_file, SystemTime::now())
+        identity::find(&tunnel.name, &enf.identity, passed.as_deref())?.load(SystemTime::now())
     };
     match tokio::task::spawn_blocking(load).await {
         Ok(result) => result.map_err(|error| Failure::from(&error)),
