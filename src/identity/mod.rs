@@ -3,15 +3,21 @@
 
 mod address;
 mod clock;
+mod create;
+#[cfg(feature = "enrol")]
+pub mod enrol;
 mod error;
+mod key;
 mod source;
 mod watch;
 
 pub use address::{address_of, ipv4_of, parse_address, unusable};
 pub(crate) use address::{addresses, common_names};
 pub use clock::{BUILD_EPOCH, clock_is_wrong, day, seconds};
+pub use create::{CreateError, keypair};
 pub(crate) use error::clock_text;
 pub use error::{LoadError, Part};
+pub use key::{Algorithm, PublicKey};
 pub use source::{CredentialSource, candidates, credentials_directory, find};
 pub use watch::CredentialsWatch;
 
