@@ -9,6 +9,7 @@
 //! | [`transport`] | marked sockets, dialling, TLS configuration and trust |
 //! | [`identity`] | certificates and keys |
 //! | [`tunnel`] | a live session; `tunnel::enf` is the kind that carries IP packets |
+//! | [`card`] | what the host behind a router card hears: router advertisements, neighbours, DHCPv6 |
 //! | [`daemon`] | the one actor |
 //! | [`dbus`] | bus objects and client proxies; the only user of zbus |
 //! | [`cli`] | `enftunctl`, one file a verb |
@@ -32,6 +33,7 @@
 //!
 //! Packets never pass through the daemon: a session gets its TUN queue and its connected socket and pumps by itself.
 
+pub mod card;
 pub mod cli;
 pub mod config;
 pub mod daemon;

@@ -66,9 +66,14 @@ impl<'a> Packet<'a> {
 /// The Internet checksum (RFC 1071) of an ICMPv6 message under its pseudo-header (RFC 8200 section 8.1), as it goes on the
 /// wire. Over a message that already carries its checksum the result is 0 exactly when that is right.
 pub fn icmpv6_checksum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> u16 {
+    checksum(source, destination, ICMPV6, message)
+}
+
+/// The same for a message of any upper-layer protocol.
+pub fn checksum(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, message: &[u8]) -> u16 {
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
     let sum =
-        words(&source.octets()) + words(&destination.octets()) + words(&length) + u64::from(ICMPV6) + words(message);
+        words(&source.octets()) + words(&destination.octets()) + words(&length) + u64::from(protocol) + words(message);
     let mut folded = sum;
     while folded > 0xffff {
         folded = (folded & 0xffff) + (folded >> 16);
