@@ -14,13 +14,14 @@ mod advertise;
 mod bucket;
 mod dhcp6;
 mod discovery;
-pub mod duid;
+mod duid;
 mod ethernet;
 mod neighbour;
 mod responder;
 mod wire;
 
-pub use duid::Duid;
+pub use dhcp6::Lease;
+pub use duid::{Duid, DuidWarning};
 pub use responder::{Condition, Responder};
 
 use crate::state::words;

@@ -2,7 +2,7 @@
 
 use super::advertise::Advertiser;
 use super::bucket::Bucket;
-use super::dhcp6::{self, Server};
+use super::dhcp6::{self, Lease, Server};
 use super::discovery::{self, Header, Message};
 use super::neighbour::{Neighbour, Wish};
 use super::wire::{Peer, UDP};
@@ -38,6 +38,10 @@ pub struct Condition {
     pub neighbour: Option<LinkAddress>,
     /// Routes that do not fit into one router advertisement, and are not advertised.
     pub left_out: Vec<Ipv6Net>,
+    /// Who has the address by DHCPv6.
+    pub lease: Option<Lease>,
+    /// The host behind has found another station with the address: until then, nobody gets it.
+    pub withheld_until: Option<Moment>,
 }
 
 impl Responder {
@@ -115,7 +119,13 @@ impl Responder {
     /// How things stand.
     pub fn condition(&self) -> Condition {
         let left_out = self.advertiser.as_ref().map_or(&[][..], Advertiser::left_out).to_vec();
-        Condition { neighbour: self.neighbour.link(), left_out }
+        let server = self.server.as_ref();
+        Condition {
+            neighbour: self.neighbour.link(),
+            left_out,
+            lease: server.and_then(Server::lease).cloned(),
+            withheld_until: server.and_then(Server::withheld_until),
+        }
     }
 
     fn judge<'a>(&mut self, frame: &'a [u8], now: Moment) -> Result<Verdict<'a>, Reason> {
@@ -180,7 +190,7 @@ impl Responder {
                 } else {
                     return Err(Reason::SourceNotOwn);
                 };
-                self.reply(now, discovery::advertisement(self.lladdr, asked_by))?;
+                return self.reply(discovery::advertisement(self.lladdr, asked_by), now);
             }
             Message::NeighbourAdvertisement { target, link } if target == self.own => {
                 self.neighbour.heard(link.unwrap_or(from.link), now);
@@ -201,8 +211,7 @@ impl Responder {
         let answer = packet::echo_reply(packet, ROUTER).ok_or(Reason::NotServed)?;
         let mut frame = Vec::new();
         ethernet::write(&mut frame, from.link, self.lladdr, &answer);
-        self.reply(now, frame)?;
-        Ok(Verdict::Taken)
+        self.reply(frame, now)
     }
 
     fn dhcp6(&mut self, from: Peer, to: Ipv6Addr, datagram: &[u8], now: Moment) -> Result<Verdict<'static>, Reason> {
@@ -221,8 +230,7 @@ impl Responder {
         }
         let server = self.server.as_mut().ok_or(Reason::NotServed)?;
         let answer = server.answer(from, to == ROUTER, message, now)?;
-        self.replies.push_back(answer);
-        Ok(Verdict::Taken)
+        self.put(answer)
     }
 
     /// An address that the host behind can have: the own one, or one of the link.
@@ -230,11 +238,16 @@ impl Responder {
         address == self.own || address.is_unicast_link_local()
     }
 
-    fn reply(&mut self, now: Moment, frame: Vec<u8>) -> Result<(), Reason> {
-        if self.replies.len() >= REPLIES || !self.answers.take(now) {
+    /// Answers that cost the asker as much as the card, but no more than so many.
+    fn reply(&mut self, frame: Vec<u8>, now: Moment) -> Result<Verdict<'static>, Reason> {
+        if self.answers.take(now) { self.put(frame) } else { Err(Reason::TooMany) }
+    }
+
+    fn put(&mut self, frame: Vec<u8>) -> Result<Verdict<'static>, Reason> {
+        if self.replies.len() >= REPLIES {
             return Err(Reason::TooMany);
         }
         self.replies.push_back(frame);
-        Ok(())
+        Ok(Verdict::Taken)
     }
 }

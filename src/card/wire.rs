@@ -41,7 +41,6 @@ pub fn icmpv6(from: LinkAddress, to: Peer, kind: u8, code: u8, body: &[u8]) -> V
 }
 
 /// A frame with a UDP datagram (RFC 768).
-#[cfg_attr(not(test), expect(dead_code, reason = "the DHCPv6 server sends by it"))]
 pub fn udp(from: LinkAddress, to: Peer, source_port: u16, destination_port: u16, body: &[u8]) -> Vec<u8> {
     let length = u16::try_from(8 + body.len()).unwrap_or(u16::MAX).to_be_bytes();
     let ports = [source_port.to_be_bytes(), destination_port.to_be_bytes()].concat();
