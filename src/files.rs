@@ -38,9 +38,19 @@ pub fn create(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     fs::File::open(directory)?.sync_all()
 }
 
+/// The directory that a file is in.
+pub fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes what was done to the names in the directory of `path` last over a power cut.
+pub fn sync_directory_of(path: &Path) -> io::Result<()> {
+    fs::File::open(directory_of(path))?.sync_all()
+}
+
 /// The content in a file without a name yet, in the directory where it shall be.
 fn beside<'a>(path: &'a Path, content: &[u8], mode: u32) -> io::Result<(&'a Path, tempfile::NamedTempFile)> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = directory_of(path);
     let mut file = tempfile::Builder::new()
         .prefix(".enftun-")
         .permissions(fs::Permissions::from_mode(mode))

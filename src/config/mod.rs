@@ -295,13 +295,19 @@ pub struct Enrol {
     pub provisioner: Option<Provisioner>,
 }
 
-/// An `https` URL without a path: requests add theirs.
+/// An `https` URL in its parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnrolUrl {
     /// Who is asked; `host:port` when printed.
     pub host: Host,
     /// The path before those of the interface, without a slash at its end; mostly empty.
     pub path: String,
+}
+
+impl std::fmt::Display for EnrolUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "https://{}{}", self.host, self.path)
+    }
 }
 
 /// Which address an enrolment asks for.
@@ -314,6 +320,16 @@ pub enum Wanted {
     In(Ipv6Net),
     /// This one.
     Exactly(Ipv6Addr),
+}
+
+impl std::fmt::Display for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("an address in its network"),
+            Self::In(network) => write!(f, "an address in {network}"),
+            Self::Exactly(address) => write!(f, "the address {address}"),
+        }
+    }
 }
 
 /// How the daemon gets credentials by itself.

@@ -1,5 +1,6 @@
 //! Certificates and keys: finds and reads them, checks that they fit each other and the clock, and tells which address
-//! they give. It judges nobody else's certificate (`transport::trust` does), and never writes, shows or logs a key.
+//! they give; makes new ones ([`create`]) and saves them ([`save`]). It judges nobody else's certificate (`transport::trust` does),
+//! and never shows or logs a key.
 
 mod address;
 mod clock;
@@ -8,16 +9,18 @@ mod create;
 pub mod enrol;
 mod error;
 mod key;
+mod save;
 mod source;
 mod watch;
 
 pub use address::{address_of, ipv4_of, parse_address, unusable};
 pub(crate) use address::{addresses, common_names};
 pub use clock::{BUILD_EPOCH, clock_is_wrong, day, seconds};
-pub use create::{CreateError, keypair};
+pub use create::{CreateError, LIFETIME, Version, keypair, request, self_signed};
 pub(crate) use error::clock_text;
 pub use error::{LoadError, Part};
 pub use key::{Algorithm, PublicKey};
+pub use save::{Owner, PairFiles, SaveError, Staged, complete, next_key_file, save, settle, stage};
 pub use source::{CredentialSource, candidates, credentials_directory, find};
 pub use watch::CredentialsWatch;
 
@@ -65,10 +68,7 @@ pub fn load(cert_file: &Path, key_file: &Path, now: SystemTime) -> Result<Creden
     let (not_before, not_after) = (own.validity.not_before.timestamp(), own.validity.not_after.timestamp());
     let spki = own.subject_pki.raw.to_vec();
 
-    let key = private_key(key_file)?;
-    if key.public_key().is_none_or(|public| public.as_ref() != spki) {
-        return Err(LoadError::Mismatch { cert_file: cert_file.to_owned(), key_file: key_file.to_owned() });
-    }
+    let key = key_for(&spki, cert_file, key_file)?;
     let now = seconds(now);
     if now < not_before {
         return Err(LoadError::NotYetValid { path: cert_file.to_owned(), not_before, now });
@@ -110,6 +110,30 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadErr
         return Err(LoadError::NoCertificate { path: path.to_owned() });
     }
     Ok(found)
+}
+
+/// The key of a certificate: that in `key_file`, or the one that was about to take its place ([`save`]).
+fn key_for(spki: &[u8], cert_file: &Path, key_file: &Path) -> Result<Arc<dyn SigningKey>, LoadError> {
+    let found = private_key(key_file).and_then(|key| match is_of(&*key, spki) {
+        true => Ok(key),
+        false => Err(LoadError::Mismatch { cert_file: cert_file.to_owned(), key_file: key_file.to_owned() }),
+    });
+    let next = || private_key(&next_key_file(key_file)).ok().filter(|key| is_of(&**key, spki));
+    found.or_else(|error| next().ok_or(error))
+}
+
+/// The file holds the key of this public half.
+fn fits(key_file: &Path, spki: &[u8]) -> bool {
+    private_key(key_file).is_ok_and(|key| is_of(&*key, spki))
+}
+
+fn is_of(key: &dyn SigningKey, spki: &[u8]) -> bool {
+    key.public_key().is_some_and(|public| public.as_ref() == spki)
+}
+
+/// SubjectPublicKeyInfo of a certificate, DER.
+fn public_key_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    parse(certificate).map(|certificate| certificate.subject_pki.raw.to_vec())
 }
 
 fn private_key(path: &Path) -> Result<Arc<dyn SigningKey>, LoadError> {

@@ -98,6 +98,11 @@ impl<'a, T: 'a, E: 'a> Race<'a, T, E> {
         &self.failures
     }
 
+    /// The same, for whoever has seen the end of it.
+    pub fn into_failures(self) -> Vec<E> {
+        self.failures
+    }
+
     /// Ends what is under way; those addresses are the next.
     fn stop(&mut self) {
         self.running.clear();

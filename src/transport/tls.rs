@@ -56,6 +56,21 @@ pub fn client_config(
     Ok(Arc::new(config))
 }
 
+/// How a client greets a server that knows it by something else than a certificate: over HTTPS, say.
+pub fn anonymous_client_config(
+    trust: RouterTrust,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(versions)
+        .map_err(TlsError::Versions)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(RouterVerifier(trust)))
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
 /// How a router greets clients.
 pub fn server_config(
     credentials: &Credentials,
