@@ -115,3 +115,71 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     File::open(path)?.take(LONGEST).read_to_end(&mut text)?;
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn it_is_made_once_and_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("duid");
+        let (first, warning) = Duid::kept(&path);
+        assert!(warning.is_none(), "{warning:?}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{first}\n"));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        let (again, warning) = Duid::kept(&path);
+        assert_eq!((again, warning.is_none()), (first, true));
+        let elsewhere = tempfile::tempdir().unwrap();
+        assert_ne!(Duid::kept(&elsewhere.path().join("duid")).0, first);
+    }
+
+    #[test]
+    fn it_is_a_random_uuid_behind_its_type() {
+        let (duid, _) = Duid::random();
+        let bytes = duid.as_bytes();
+        assert_eq!((bytes.len(), &bytes[..2]), (18, &[0, 4][..]));
+        assert_eq!((bytes[8] >> 4, bytes[10] >> 6), (4, 0b10), "version and variant");
+        assert_ne!(Duid::random().0, duid);
+        let text = Duid::from_uuid([0xab; 16]).to_string();
+        assert_eq!(text, "00:04:ab:ab:ab:ab:ab:ab:ab:ab:ab:ab:ab:ab:ab:ab:ab:ab");
+    }
+
+    #[test]
+    fn a_damaged_file_stays_and_a_fresh_one_serves_this_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("duid");
+        let good = Duid::random().0.to_string();
+        for text in ["", "\n", "00:04:ab", &good[3..], &good.replacen("00:04", "00:01", 1), &format!("{good}:00"), "zz"]
+        {
+            fs::write(&path, text).unwrap();
+            let (duid, warning) = Duid::kept(&path);
+            let said = warning.map(|warning| warning.to_string()).unwrap_or_default();
+            assert!(said.contains("does not hold a DUID") && said.contains("delete the file"), "{text:?}: {said}");
+            assert!(!text.contains(&duid.to_string()));
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_or_written_is_a_warning_and_a_duid() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, warning) = Duid::kept(directory.path());
+        assert!(matches!(warning, Some(DuidWarning::Unreadable { .. })), "{warning:?}");
+        let (_, warning) = Duid::kept(&directory.path().join("none/duid"));
+        assert!(matches!(warning, Some(DuidWarning::Unwritable { .. })), "{warning:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic_and_its_own_is_read_back(uuid in any::<[u8; 16]>(), bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let duid = Duid::from_uuid(uuid);
+            prop_assert_eq!(Duid::parse(format!(" {duid}\r\n").as_bytes()), Some(duid));
+            prop_assert_eq!(Duid::parse(duid.to_string().to_uppercase().as_bytes()), Some(duid));
+            let _ = Duid::parse(&bytes);
+        }
+    }
+}

@@ -36,8 +36,10 @@ const ONLY_SERVER: u8 = 255;
 const LONGEST: usize = 1280 - 48;
 /// Room for the status at the end.
 const STATUS: usize = 6;
-/// Name servers that are told at most.
+/// Name servers that are told, and addresses of one association that are taken back, at most: with these, what is granted
+/// always fits.
 const NAME_SERVERS: usize = 16;
+const TAKEN_BACK: usize = 8;
 
 /// The server.
 #[derive(Clone, Debug)]
@@ -60,12 +62,11 @@ pub struct Lease {
     pub until: Moment,
 }
 
-/// What is said about an identity association.
+/// What is said about an identity association: that it has the address, or why not.
+#[derive(Clone, Copy)]
 enum Say {
-    /// It has the address; these that it had are over.
-    Granted(Vec<Ipv6Addr>),
-    /// It has nothing; these that it had are over.
-    Refused(Status, Vec<Ipv6Addr>),
+    Granted,
+    Refused(Status),
 }
 
 impl Server {
@@ -132,80 +133,61 @@ impl Server {
     /// RFC 8415 section 18.3.
     fn reply(&mut self, message: &Message<'_>, now: Moment) -> Result<Answer, Reason> {
         let client = message.client.unwrap_or_default();
+        let mut answer = Answer::new(REPLY, message, &self.duid);
         match message.kind {
             SOLICIT => {
                 let granted = self.choose(message, now, |_| true);
-                let at_once = message.rapid && granted.is_some();
-                let kind = if at_once { REPLY } else { ADVERTISE };
-                let mut answer = Answer::new(kind, message, &self.duid);
-                if at_once {
+                if message.rapid && granted.is_some() {
                     put(&mut answer.0, RAPID_COMMIT, &[]);
                     self.bind(client, now);
                 } else {
+                    answer = Answer::new(ADVERTISE, message, &self.duid);
                     put(&mut answer.0, PREFERENCE, &[&[ONLY_SERVER]]);
                 }
-                self.tell(&mut answer, message, |index, _| match granted {
-                    Some(granted) if granted == index => Say::Granted(Vec::new()),
-                    _ => Say::Refused(Status::NoAddrsAvail, Vec::new()),
-                });
-                Ok(answer)
+                self.tell(&mut answer, message, granted, |_| Status::NoAddrsAvail);
             }
             REQUEST => {
                 let granted = self.choose(message, now, |association| self.foreign(association).is_empty());
                 if granted.is_some() {
                     self.bind(client, now);
                 }
-                let mut answer = Answer::new(REPLY, message, &self.duid);
-                self.tell(&mut answer, message, |index, association| match granted {
-                    Some(granted) if granted == index => Say::Granted(Vec::new()),
-                    _ if !self.foreign(association).is_empty() => Say::Refused(Status::NotOnLink, Vec::new()),
-                    _ => Say::Refused(Status::NoAddrsAvail, Vec::new()),
+                self.tell(&mut answer, message, granted, |association| {
+                    let right = self.foreign(association).is_empty();
+                    if right { Status::NoAddrsAvail } else { Status::NotOnLink }
                 });
-                Ok(answer)
             }
             RENEW | REBIND => {
                 let granted = self.choose(message, now, |_| true).filter(|_| self.holds(client, now));
                 if granted.is_some() {
                     self.bind(client, now);
                 }
-                let mut answer = Answer::new(REPLY, message, &self.duid);
-                self.tell(&mut answer, message, |index, association| match granted {
-                    Some(granted) if granted == index => Say::Granted(self.foreign(association)),
-                    _ => Say::Refused(Status::NoBinding, association.addresses.clone()),
-                });
-                Ok(answer)
+                self.tell(&mut answer, message, granted, |_| Status::NoBinding);
             }
             CONFIRM => {
                 let mut addresses =
                     message.associations.iter().flat_map(|association| &association.addresses).peekable();
                 addresses.peek().ok_or(Reason::NotServed)?;
                 let right = addresses.all(|address| *address == self.own);
-                let mut answer = Answer::new(REPLY, message, &self.duid);
                 answer.status(if right { Status::Success } else { Status::NotOnLink });
-                Ok(answer)
             }
             RELEASE | DECLINE => {
                 let holds = self.holds(client, now);
-                let has = |association: &Association| holds && association.addresses.contains(&self.own);
-                let mut answer = Answer::new(REPLY, message, &self.duid);
+                let has = |association: &&Association| holds && association.addresses.contains(&self.own);
                 for association in message.associations.iter().filter(|association| !has(association)) {
-                    answer.association(association, self.own, Say::Refused(Status::NoBinding, Vec::new()));
+                    answer.association(association, Say::Refused(Status::NoBinding), &[]);
                 }
                 answer.status(Status::Success);
-                if message.associations.iter().any(has) {
+                if message.associations.iter().any(|association| has(&association)) {
                     self.binding = None;
                     if message.kind == DECLINE {
                         self.withheld_until = Some(now + WITHHELD);
                     }
                 }
-                Ok(answer)
             }
-            _ => {
-                let mut answer = Answer::new(REPLY, message, &self.duid);
-                self.tell(&mut answer, message, |_, _| Say::Refused(Status::NoBinding, Vec::new()));
-                Ok(answer)
-            }
+            INFORMATION_REQUEST => self.tell(&mut answer, message, None, |_| Status::NoBinding),
+            _ => return Err(Reason::NotServed),
         }
+        Ok(answer)
     }
 
     /// Which association gets the address: the first IA_NA that names it, or else the first that may have it.
@@ -235,13 +217,30 @@ impl Server {
         self.binding = Some(Lease { client: client.to_vec(), until });
     }
 
-    /// Name servers, what is said of each association, and at the end the status.
-    fn tell(&self, answer: &mut Answer, message: &Message<'_>, say: impl Fn(usize, &Association) -> Say) {
+    /// Name servers, the association with the address, the others with why they have none, and at the end the status. A
+    /// renewal also takes back the addresses that an association should not have.
+    fn tell(
+        &self,
+        answer: &mut Answer,
+        message: &Message<'_>,
+        granted: Option<usize>,
+        refuse: impl Fn(&Association) -> Status,
+    ) {
         if message.wants_dns && !self.dns.is_empty() {
             put(&mut answer.0, DNS_SERVERS, &[&self.dns]);
         }
-        for (index, association) in message.associations.iter().enumerate() {
-            answer.association(association, self.own, say(index, association));
+        let taken_back = if matches!(message.kind, RENEW | REBIND) { TAKEN_BACK } else { 0 };
+        let over = |addresses: &[Ipv6Addr]| -> Vec<_> {
+            addresses.iter().take(taken_back).map(|address| (*address, 0, 0)).collect()
+        };
+        let all = message.associations.iter().enumerate();
+        let (chosen, others): (Vec<_>, Vec<_>) = all.partition(|(index, _)| Some(*index) == granted);
+        for (_, association) in chosen {
+            let addresses = [vec![(self.own, PREFERRED, VALID)], over(&self.foreign(association))].concat();
+            answer.association(association, Say::Granted, &addresses);
+        }
+        for (_, association) in others {
+            answer.association(association, Say::Refused(refuse(association)), &over(&association.addresses));
         }
         answer.status(Status::Success);
     }
@@ -261,34 +260,30 @@ impl Answer {
         Self(out)
     }
 
-    /// What does not fit is left out.
-    fn association(&mut self, association: &Association, own: Ipv6Addr, say: Say) {
+    /// Appends an association and addresses with their preferred and valid lifetimes. What does not fit is left out.
+    fn association(&mut self, association: &Association, say: Say, addresses: &[(Ipv6Addr, u32, u32)]) {
         let mut inner = Vec::new();
-        let (times, status, over) = match say {
-            Say::Granted(over) => {
-                put_address(&mut inner, own, PREFERRED, VALID);
-                ([RENEW_AFTER, REBIND_AFTER], None, over)
+        for (address, preferred, valid) in addresses {
+            put_address(&mut inner, *address, *preferred, *valid);
+        }
+        let times = match (say, association.code) {
+            (Say::Granted, _) => [RENEW_AFTER, REBIND_AFTER],
+            (Say::Refused(status), code) => {
+                let prefix = code == IA_PD && status != Status::NoBinding;
+                put_status(&mut inner, if prefix { Status::NoPrefixAvail } else { status });
+                [0, 0]
             }
-            Say::Refused(status, over) => ([0, 0], Some(status), over),
         };
-        for address in over {
-            put_address(&mut inner, address, 0, 0);
-        }
-        match (status, association.code) {
-            (Some(Status::NoAddrsAvail | Status::NotOnLink), IA_PD) => put_status(&mut inner, Status::NoPrefixAvail),
-            (Some(status), _) => put_status(&mut inner, status),
-            (None, _) => {}
-        }
-        let mut option = Vec::new();
         let times = times.map(u32::to_be_bytes).concat();
         let times = if association.code == IA_TA { &[] } else { &times[..] };
+        let mut option = Vec::new();
         put(&mut option, association.code, &[&association.iaid, times, &inner]);
         if self.0.len() + option.len() + STATUS <= LONGEST {
             self.0.extend_from_slice(&option);
         }
     }
 
-    /// The last option: old ConnMan (before 1.14) overlooks the last one of a message, and this one says nothing when it is 0.
+    /// The last option: ConnMan before 1.14 overlooks the last one of a message, and Success says no more than nothing.
     fn status(&mut self, status: Status) {
         put_status(&mut self.0, status);
     }
