@@ -12,6 +12,7 @@ mod proxy;
 mod reader;
 mod router;
 mod sink;
+mod tpm;
 mod tunnel;
 mod unavailable;
 mod values;
@@ -105,6 +106,8 @@ pub struct Tunnel {
     pub remote: Remote,
     /// Back-off between attempts.
     pub retry: Retry,
+    /// The TPM that keys and trust anchors may be in.
+    pub tpm: Tpm,
 }
 
 /// What the sessions of a tunnel carry.
@@ -149,8 +152,8 @@ pub struct Tun {
 pub struct Remote {
     /// Far ends in order of preference; at least one.
     pub hosts: Vec<Host>,
-    /// Trust anchors, PEM; absolute.
-    pub ca_cert_file: PathBuf,
+    /// Trust anchors, PEM or DER.
+    pub ca_cert_file: Place,
     /// The name or address that the router's certificate must carry.
     pub name: Option<String>,
     /// Idle time after which the router is asked for a sign of life; zero: only at the start of a session.
@@ -261,8 +264,8 @@ impl std::fmt::Display for Domain {
 pub struct Identity {
     /// Certificate, PEM or DER; absolute.
     pub cert_file: PathBuf,
-    /// Private key, PEM or DER; absolute.
-    pub key_file: PathBuf,
+    /// Private key, PEM or DER, or one in the TPM.
+    pub key_file: Place,
     /// The own address is written here after each session start; absolute.
     pub ip_file: Option<PathBuf>,
     /// Where certificate and key are looked for, in order; at least one.
@@ -276,6 +279,28 @@ pub enum Source {
     Credentials,
     /// `cert_file` and `key_file`.
     Files,
+    /// The same, when the key is in a TPM.
+    Tpm,
+}
+
+/// Where something is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a file; absolute.
+    File(PathBuf),
+    /// In the TPM, under this handle: of a persistent key, or of an NV index.
+    Tpm(u32),
+}
+
+/// `[tpm]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tpm {
+    /// The way to it, as libtss2 names it: `device:/dev/tpmrm0`.
+    pub tcti: String,
+    /// The password of the owner hierarchy, or of `parent`, in a file of one line; absolute. None: it is empty.
+    pub password_file: Option<PathBuf>,
+    /// The storage key, by its persistent handle, under which keys are made. None: one that is made from the owner's seed.
+    pub parent: Option<u32>,
 }
 
 /// `[enrol]`: who hands out addresses and takes keys.
@@ -283,8 +308,8 @@ pub enum Source {
 pub struct Enrol {
     /// Where the interface is.
     pub url: EnrolUrl,
-    /// Trust anchors of its certificate, PEM; absolute.
-    pub ca_cert_file: PathBuf,
+    /// Trust anchors of its certificate, PEM or DER.
+    pub ca_cert_file: Place,
     /// Who enrols, unless the command line says otherwise.
     pub user: Option<String>,
     /// The user's password in a file of one line; absolute. None: the systemd credential `NAME.password`.

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use super::findings::Severity;
 use super::reader::{Item, Reading, Section, read};
+use super::tpm::{Held, tpm};
 use super::values::{self, Complaint, Endpoint};
 use super::{
     Advertise, Dns, Domain, Enf, Enrol, Host, Identity, Kind, Lockdown, Provisioner, Remote, Retry, Route, Source, Tun,
@@ -76,8 +77,9 @@ fn tunnel(name: &str, config_dir: &Path, root: &mut Section<'_>) -> Option<Tunne
     let retry = retry(&mut root.section("retry"));
     let dns = dns(&route, root);
     let enrol = enrol(config_dir, root);
+    let tpm = tpm(config_dir, root);
     let kind = Kind::Enf(Enf { tun, route, dns, identity, enrol, advertise });
-    Some(Tunnel { name: name.to_owned(), autoconnect, kind, remote, retry })
+    Some(Tunnel { name: name.to_owned(), autoconnect, kind, remote, retry, tpm })
 }
 
 fn known_kind(text: &str) -> Result<(), Complaint> {
@@ -133,7 +135,7 @@ fn remote(config_dir: &Path, section: &mut Section<'_>) -> Remote {
             None
         }
     };
-    let ca_cert_file = section.path_or("ca_cert_file", config_dir, "enf.cacert.pem");
+    let ca_cert_file = section.place_or("ca_cert_file", config_dir, "enf.cacert.pem", Held::Certificates);
     let mut duration = |key, default, judge: &dyn Fn(&str) -> Result<Duration, Complaint>| {
         section.take(key).and_then(|item| item.duration(judge)).unwrap_or(Duration::from_secs(default))
     };
@@ -297,20 +299,20 @@ fn prefix(text: &str, allow_ipv4: bool) -> Result<Vec<IpNet>, Complaint> {
 
 fn identity(name: &str, config_dir: &Path, section: &mut Section<'_>) -> Identity {
     let source = section.take("source").map(|item| {
-        let words = [("credentials", Some(Source::Credentials)), ("files", Some(Source::Files)), ("tpm", None)];
+        let words = [("credentials", Source::Credentials), ("files", Source::Files), ("tpm", Source::Tpm)];
         let sources = item.distinct(values::word(&words));
-        if sources.contains(&None) {
+        if sources.contains(&Source::Tpm) {
             item.asks_for("tpm");
         } else if item.list().is_some_and(|items| items.is_empty()) {
             item.error(
                 Complaint::new("is empty; a tunnel needs a certificate").help("write [\"credentials\", \"files\"]"),
             );
         }
-        sources.into_iter().flatten().collect()
+        sources
     });
     Identity {
         cert_file: section.path_or("cert_file", config_dir, &format!("{name}/{name}.crt.pem")),
-        key_file: section.path_or("key_file", config_dir, &format!("{name}/{name}.key.pem")),
+        key_file: section.place_or("key_file", config_dir, &format!("{name}/{name}.key.pem"), Held::Key),
         ip_file: section.parse("ip_file", values::path(config_dir)),
         source: source.unwrap_or_else(|| vec![Source::Credentials, Source::Files]),
     }
@@ -405,7 +407,7 @@ fn enrol(config_dir: &Path, root: &mut Section<'_>) -> Option<Enrol> {
     item.asks_for("enrol");
     let mut section = item.section();
     let url = section.require("url", "write url = \"https://router.example.net:8443\" below [enrol]");
-    let ca_cert_file = section.path_or("ca_cert_file", config_dir, "enf.cacert.pem");
+    let ca_cert_file = section.place_or("ca_cert_file", config_dir, "enf.cacert.pem", Held::Certificates);
     let user_item = section.take("user");
     let user = user_item.and_then(|item| item.parse(values::user));
     let password_file = section.parse("password_file", values::path(config_dir));

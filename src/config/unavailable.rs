@@ -6,7 +6,7 @@ use super::values::Complaint;
 
 /// A cargo feature, whether this build has it, and what it is to the user.
 const FEATURES: &[(&str, bool, &str)] =
-    &[("enrol", cfg!(feature = "enrol"), "enrolment"), ("tpm", cfg!(feature = "tpm"), "a key in a TPM")];
+    &[("enrol", cfg!(feature = "enrol"), "enrolment"), ("tpm", cfg!(feature = "tpm"), "what is in a TPM")];
 
 impl Item<'_> {
     /// Says that this asks for `feature`, if it is not there.

@@ -2,12 +2,12 @@
 //! gets a successor with the new ones, and a tunnel that waits because of the old ones waits no longer.
 
 use super::Daemon;
-use crate::config::{self, Kind};
+use crate::config;
 use crate::identity;
 use crate::state::Event;
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What tells one content of the files from another; of no use to anybody else.
@@ -15,11 +15,15 @@ pub(super) type Fingerprint = u64;
 
 /// The files that a session of this tunnel is made with, as far as they can be found.
 fn files(tunnel: &config::Tunnel) -> Vec<PathBuf> {
-    let Kind::Enf(enf) = &tunnel.kind;
     let passed = identity::credentials_directory();
-    let source = identity::find(&tunnel.name, &enf.identity, passed.as_deref());
+    let source = identity::find(tunnel, passed.as_deref());
     let own = source.map_or_else(|_| Vec::new(), |source| source.files());
-    own.into_iter().chain([tunnel.remote.ca_cert_file.clone()]).collect()
+    own.into_iter().chain(anchors(tunnel)).collect()
+}
+
+/// What is in a TPM is not watched: the next session reads it.
+fn anchors(tunnel: &config::Tunnel) -> Option<PathBuf> {
+    tunnel.remote.ca_cert_file.file().map(Path::to_owned)
 }
 
 /// What is in the files now, and who may read them; a file that cannot be read is as one that is not there.
@@ -38,9 +42,7 @@ impl Daemon {
     pub(super) fn watch_credentials(&mut self) {
         let passed = identity::credentials_directory();
         let of = |tunnel: &config::Tunnel| {
-            let Kind::Enf(enf) = &tunnel.kind;
-            let own = identity::candidates(&tunnel.name, &enf.identity, passed.as_deref());
-            own.into_iter().chain([tunnel.remote.ca_cert_file.clone()])
+            identity::candidates(tunnel, passed.as_deref()).into_iter().chain(anchors(tunnel))
         };
         let all: Vec<PathBuf> = self.tunnels.values().flat_map(|tunnel| of(&tunnel.config)).collect();
         self.credentials.watch(all);

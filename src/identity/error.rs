@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use rustls::pki_types::pem;
 
 use super::clock::{clock_is_wrong, day};
+use super::tpm::{BlobError, TpmError};
 use crate::error::{Class, chain};
 use crate::state::{Failure, Reason};
 
@@ -117,6 +118,39 @@ pub enum LoadError {
         /// The tunnel.
         tunnel: String,
     },
+    /// A file for a TPM that holds no key for one.
+    #[error("the key file {} cannot be used", path.display())]
+    TpmFile {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: BlobError,
+    },
+    /// The key is in a TPM, and whoever wants it does not ask any.
+    #[error("the key in {} is in a TPM: only a tunnel's key can be", path.display())]
+    KeyInTpm {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The key could be read by whoever reads files, and that is not wanted.
+    #[error(
+        "the key in {} is not in a TPM: make one that is (`enftunctl keygen --tpm`), or add \"files\" to identity.source",
+        path.display()
+    )]
+    KeyInClear {
+        /// Where.
+        path: PathBuf,
+    },
+    /// What the TPM has to give is not to be had.
+    #[error("cannot use the {part} {place}")]
+    Tpm {
+        /// Which of the two.
+        part: Part,
+        /// The file that needs the TPM, or the place in it.
+        place: String,
+        /// What is wrong.
+        source: TpmError,
+    },
     /// Key and certificate are not a pair.
     #[error(
         "the key in {} does not belong to the certificate in {}: one of the two files is from another identity",
@@ -180,6 +214,7 @@ impl LoadError {
     pub fn class(&self) -> Class {
         match self {
             Self::NotYetValid { now, .. } if clock_is_wrong(*now) => Class::Transient,
+            Self::Tpm { source, .. } => source.class(),
             _ => Class::Credentials,
         }
     }

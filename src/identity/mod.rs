@@ -11,6 +11,7 @@ mod error;
 mod key;
 mod save;
 mod source;
+pub mod tpm;
 mod watch;
 
 pub use address::{address_of, ipv4_of, parse_address, unusable};
@@ -32,6 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::config::{Place, Tpm};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -60,6 +62,38 @@ pub struct Credentials {
 
 /// Reads a certificate (with its chain) and its key, each PEM or DER, and checks that they can be used at the time `now`.
 pub fn load(cert_file: &Path, key_file: &Path, now: SystemTime) -> Result<Credentials, LoadError> {
+    load_with(cert_file, now, |spki| match key_for(spki, cert_file, key_file)? {
+        PrivateKey::Clear(key) => Ok(key),
+        PrivateKey::InTpm(_) => Err(LoadError::KeyInTpm { path: key_file.to_owned() }),
+    })
+}
+
+/// As [`load`], with a key that is in a file or in `tpm`, which is asked for it.
+pub fn load_at(cert_file: &Path, key: &Place, tpm: &Tpm, now: SystemTime) -> Result<Credentials, LoadError> {
+    load_with(cert_file, now, |spki| {
+        let at = match key {
+            Place::Tpm(handle) => tpm::At::Handle(*handle),
+            Place::File(path) => match key_for(spki, cert_file, path)? {
+                PrivateKey::Clear(key) => return Ok(key),
+                PrivateKey::InTpm(blob) => tpm::At::Blob(blob),
+            },
+        };
+        let named = key.to_string();
+        let found =
+            tpm::open(tpm, at).map_err(|source| LoadError::Tpm { part: Part::Key, place: named.clone(), source })?;
+        match found.public_key().is_some_and(|public| public.as_ref() == spki) {
+            true => Ok(found),
+            false => Err(mismatch(cert_file, named)),
+        }
+    })
+}
+
+/// As [`load`], with the key of a SubjectPublicKeyInfo from elsewhere.
+fn load_with(
+    cert_file: &Path,
+    now: SystemTime,
+    key: impl FnOnce(&[u8]) -> Result<Arc<dyn SigningKey>, LoadError>,
+) -> Result<Credentials, LoadError> {
     let chain = certificates(cert_file)?;
     let Some(Ok(own)) = chain.first().map(|leaf| parse(leaf).ok_or(leaf)) else {
         return Err(LoadError::BadCertificate { path: cert_file.to_owned(), number: 1 });
@@ -68,7 +102,7 @@ pub fn load(cert_file: &Path, key_file: &Path, now: SystemTime) -> Result<Creden
     let (not_before, not_after) = (own.validity.not_before.timestamp(), own.validity.not_after.timestamp());
     let spki = own.subject_pki.raw.to_vec();
 
-    let key = key_for(&spki, cert_file, key_file)?;
+    let key = key(&spki)?;
     let now = seconds(now);
     if now < not_before {
         return Err(LoadError::NotYetValid { path: cert_file.to_owned(), not_before, now });
@@ -96,6 +130,30 @@ pub fn own_address(credentials: &Credentials) -> Result<Ipv6Addr, LoadError> {
 /// Every certificate in a file, PEM or DER; at least one. In PEM they are not parsed.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
     let bytes = read(Part::Certificate, path, &open(Part::Certificate, path)?)?;
+    certificates_in(bytes, path)
+}
+
+/// As [`certificates`], for what is in a file or in an NV index of `tpm`. An index may be longer than what is in it.
+pub fn certificates_at(place: &Place, tpm: &Tpm) -> Result<Vec<CertificateDer<'static>>, LoadError> {
+    let index = match place {
+        Place::File(path) => return certificates(path),
+        Place::Tpm(index) => *index,
+    };
+    let named = place.to_string();
+    let mut bytes = tpm::stored(tpm, index).map_err(|source| LoadError::Tpm {
+        part: Part::Certificate,
+        place: named.clone(),
+        source,
+    })?;
+    if let Ok((rest, _)) = X509Certificate::from_der(&bytes)
+        && rest.iter().all(|byte| matches!(byte, 0 | 0xff))
+    {
+        bytes.truncate(bytes.len() - rest.len());
+    }
+    certificates_in(bytes, Path::new(&named))
+}
+
+fn certificates_in(bytes: Vec<u8>, path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
     let found = if is_pem(&bytes) {
         CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>().map_err(|source| LoadError::Pem {
             part: Part::Certificate,
@@ -112,23 +170,42 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadErr
     Ok(found)
 }
 
+/// What a key file holds.
+enum PrivateKey {
+    Clear(Arc<dyn SigningKey>),
+    InTpm(tpm::Blob),
+}
+
+impl PrivateKey {
+    /// SubjectPublicKeyInfo of its public half, DER. None: it cannot be told.
+    fn spki(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Clear(key) => key.public_key().map(|public| public.to_vec()),
+            Self::InTpm(blob) => tpm::public_key(blob),
+        }
+    }
+}
+
 /// The key of a certificate: that in `key_file`, or the one that was about to take its place ([`save`]).
-fn key_for(spki: &[u8], cert_file: &Path, key_file: &Path) -> Result<Arc<dyn SigningKey>, LoadError> {
-    let found = private_key(key_file).and_then(|key| match is_of(&*key, spki) {
-        true => Ok(key),
-        false => Err(LoadError::Mismatch { cert_file: cert_file.to_owned(), key_file: key_file.to_owned() }),
+fn key_for(spki: &[u8], cert_file: &Path, key_file: &Path) -> Result<PrivateKey, LoadError> {
+    let found = private_key(key_file).and_then(|key| match key.spki() {
+        Some(public) if public != spki => Err(mismatch(cert_file, key_file)),
+        Some(_) => Ok(key),
+        // What is wrong with one of a TPM is known when it is opened.
+        None if matches!(key, PrivateKey::InTpm(_)) => Ok(key),
+        None => Err(mismatch(cert_file, key_file)),
     });
-    let next = || private_key(&next_key_file(key_file)).ok().filter(|key| is_of(&**key, spki));
+    let next = || private_key(&next_key_file(key_file)).ok().filter(|key| key.spki().as_deref() == Some(spki));
     found.or_else(|error| next().ok_or(error))
+}
+
+fn mismatch(cert_file: &Path, key_file: impl Into<PathBuf>) -> LoadError {
+    LoadError::Mismatch { cert_file: cert_file.to_owned(), key_file: key_file.into() }
 }
 
 /// The file holds the key of this public half.
 fn fits(key_file: &Path, spki: &[u8]) -> bool {
-    private_key(key_file).is_ok_and(|key| is_of(&*key, spki))
-}
-
-fn is_of(key: &dyn SigningKey, spki: &[u8]) -> bool {
-    key.public_key().is_some_and(|public| public.as_ref() == spki)
+    private_key(key_file).is_ok_and(|key| key.spki().as_deref() == Some(spki))
 }
 
 /// SubjectPublicKeyInfo of a certificate, DER.
@@ -136,7 +213,7 @@ fn public_key_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     parse(certificate).map(|certificate| certificate.subject_pki.raw.to_vec())
 }
 
-fn private_key(path: &Path) -> Result<Arc<dyn SigningKey>, LoadError> {
+fn private_key(path: &Path) -> Result<PrivateKey, LoadError> {
     let file = open(Part::Key, path)?;
     let metadata = file.metadata().map_err(|source| unreadable(Part::Key, path, source))?;
     let mode = metadata.permissions().mode() & 0o7777;
@@ -147,6 +224,11 @@ fn private_key(path: &Path) -> Result<Arc<dyn SigningKey>, LoadError> {
         return Err(LoadError::KeyOpen { path: path.to_owned(), mode });
     }
     let bytes = read(Part::Key, path, &file)?;
+    if tpm::is_blob(&bytes) {
+        let blob = tpm::Blob::read(&bytes);
+        let blob = blob.map_err(|source| LoadError::TpmFile { path: path.to_owned(), source })?;
+        return Ok(PrivateKey::InTpm(blob));
+    }
     let key = if is_pem(&bytes) {
         PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
             pem::Error::NoItemsFound if bytes.windows(ENCRYPTED.len()).any(|part| part == ENCRYPTED) => {
@@ -158,7 +240,8 @@ fn private_key(path: &Path) -> Result<Arc<dyn SigningKey>, LoadError> {
     } else {
         PrivateKeyDer::try_from(bytes).map_err(|_| LoadError::NoKey { path: path.to_owned() })?
     };
-    any_supported_type(&key).map_err(|source| LoadError::BadKey { path: path.to_owned(), source })
+    let key = any_supported_type(&key).map_err(|source| LoadError::BadKey { path: path.to_owned(), source })?;
+    Ok(PrivateKey::Clear(key))
 }
 
 const ENCRYPTED: &[u8] = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";

@@ -13,12 +13,13 @@ use rustls::pki_types::{ServerName, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, CommonState, Error, ProtocolVersion, ServerConfig,
+    AlertDescription, CertificateError, ClientConfig, CommonState, Error, OtherError, ProtocolVersion, ServerConfig,
     SupportedProtocolVersion,
 };
 
 use super::trust::{ClientTrust, ClientVerifier, RouterTrust, RouterVerifier, TrustError, ip_address};
 use crate::error::{Class, chain};
+use crate::identity::tpm::TpmError;
 use crate::identity::{Credentials, clock_is_wrong, clock_text, day, name_text, parse};
 use crate::state::{Failure, Reason, Tls};
 
@@ -146,6 +147,12 @@ pub fn failure(error: &io::Error, remote: &str) -> Failure {
 /// What a TLS error means.
 pub fn tls_failure(error: &Error, remote: &str) -> Failure {
     let protocol = |text: String| Failure::new(Reason::ProtocolError, Class::Transient, format!("{remote} {text}"));
+    if let Error::Other(OtherError(error)) = error
+        && let Some(error) = error.downcast_ref::<TpmError>()
+    {
+        let text = format!("cannot sign with the own key: {}", chain(error));
+        return Failure::new(Reason::CredentialsMissing, error.class(), text);
+    }
     match error {
         Error::InvalidCertificate(error) => certificate_failure(error, remote),
         Error::NoCertificatesPresented => Failure::new(

@@ -2,7 +2,7 @@
 
 use crate::common::netns::{Netns, block_on, in_netns_with_tun, ip, sh, state_of_host, try_ip, veth};
 use crate::common::{skip, wait_for};
-use enftun::config::{self, Enf, Identity, Kind, Lockdown, Remote, Retry, Route, Tun, Tunnel};
+use enftun::config::{self, Enf, Identity, Kind, Lockdown, Remote, Retry, Route, Tpm, Tun, Tunnel};
 use enftun::error::{Class, chain};
 use enftun::kernel::{Kernel, KernelError};
 use enftun::plan::{self, Facts, Host, Observed, Openings, Plan, Scope};
@@ -35,13 +35,18 @@ fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
                 lockdown: Lockdown::Boot,
             },
             dns: None,
-            identity: Identity { cert_file: PathBuf::new(), key_file: PathBuf::new(), ip_file: None, source: vec![] },
+            identity: Identity {
+                cert_file: PathBuf::new(),
+                key_file: PathBuf::new().into(),
+                ip_file: None,
+                source: vec![],
+            },
             enrol: None,
             advertise: None,
         }),
         remote: Remote {
             hosts: vec![config::Host::direct("router.example.net", 443)],
-            ca_cert_file: PathBuf::new(),
+            ca_cert_file: PathBuf::new().into(),
             name: None,
             heartbeat_period: Duration::from_secs(300),
             heartbeat_timeout: Duration::from_secs(10),
@@ -49,6 +54,7 @@ fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
             congestion_control: None,
         },
         retry: Retry::default(),
+        tpm: Tpm::default(),
     }
 }
 

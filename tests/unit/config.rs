@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use enftun::config::{self, Enf, Finding, Host, Kind, Lockdown, Severity, Source, Tunnel};
+use enftun::config::{self, Enf, Finding, Host, Kind, Lockdown, Place, Severity, Source, Tpm, Tunnel};
 use proptest::prelude::*;
 
 fn fixtures() -> PathBuf {
@@ -34,6 +34,10 @@ fn broken_files_get_the_findings_that_stand_beside_them() {
     let mut different = Vec::new();
     for case in fs::read_dir(fixtures()).unwrap() {
         let dir = case.unwrap().path();
+        // Without the feature, what is said first is that it is missing.
+        if dir.ends_with("tpm") && !cfg!(feature = "tpm") {
+            continue;
+        }
         let mut findings = config::load(&dir).findings;
         let router = dir.join("router.toml");
         if router.exists() {
@@ -63,6 +67,10 @@ fn directory(files: &[(&str, &[u8])]) -> tempfile::TempDir {
     dir
 }
 
+fn file(path: &str) -> Place {
+    PathBuf::from(path).into()
+}
+
 const LEAST: &str = "kind = \"enf\"\nremote.hosts = [\"router.example.net\"]\nremote.name = \"router.example.net\"\n";
 
 fn parse(text: &str) -> (Option<Tunnel>, Vec<Finding>) {
@@ -82,7 +90,7 @@ fn a_tunnel_of_three_lines_gets_the_documented_defaults() {
     assert_eq!(tunnel.name, "enf0");
     assert!(!tunnel.autoconnect);
     assert_eq!(tunnel.remote.hosts, [Host::direct("router.example.net", 443)]);
-    assert_eq!(tunnel.remote.ca_cert_file, Path::new("/etc/enftun/enf.cacert.pem"));
+    assert_eq!(tunnel.remote.ca_cert_file, file("/etc/enftun/enf.cacert.pem"));
     assert_eq!(tunnel.remote.heartbeat_period, Duration::from_secs(300));
     assert_eq!(tunnel.remote.heartbeat_timeout, Duration::from_secs(10));
     assert_eq!(tunnel.remote.connect_timeout, Duration::from_secs(15));
@@ -97,9 +105,11 @@ fn a_tunnel_of_three_lines_gets_the_documented_defaults() {
     assert!(route.trusted_interfaces.is_empty() && route.trusted_groups.is_empty());
     assert_eq!(identity.cert_file, Path::new("/etc/enftun/enf0/enf0.crt.pem"));
     assert_eq!(identity.source, [Source::Credentials, Source::Files]);
-    assert_eq!(identity.key_file, Path::new("/etc/enftun/enf0/enf0.key.pem"));
+    assert_eq!(identity.key_file, file("/etc/enftun/enf0/enf0.key.pem"));
     assert_eq!(identity.ip_file, None);
     assert_eq!((dns, enrol, advertise), (&None, &None, &None));
+    let tcti = "device:/dev/tpmrm0".to_owned();
+    assert_eq!(tunnel.tpm, Tpm { tcti, password_file: None, parent: None });
 }
 
 #[test]
@@ -186,7 +196,7 @@ fn every_key_that_is_written_arrives() {
         "a.example:4430 via http://[2001:db8::5]:3128",
     ];
     assert_eq!(hosts, expected);
-    assert_eq!(tunnel.remote.ca_cert_file, Path::new("/etc/enftun/ca.pem"));
+    assert_eq!(tunnel.remote.ca_cert_file, file("/etc/enftun/ca.pem"));
     assert_eq!(tunnel.remote.name.as_deref(), Some("2001:db8::1"));
     assert_eq!(tunnel.remote.heartbeat_period, Duration::ZERO);
     assert_eq!(tunnel.remote.heartbeat_timeout, Duration::from_millis(250));
@@ -208,12 +218,44 @@ fn every_key_that_is_written_arrives() {
     assert_eq!(dns.servers.iter().map(ToString::to_string).collect::<Vec<_>>(), ["fd00::53", "10.0.0.53"]);
     assert_eq!(dns.domains.iter().map(ToString::to_string).collect::<Vec<_>>(), ["~.", "example.net"]);
     assert_eq!(identity.cert_file, Path::new("/elsewhere/crt.der"));
-    assert_eq!(identity.key_file, Path::new("/etc/enftun/../key.der"));
+    assert_eq!(identity.key_file, file("/etc/enftun/../key.der"));
     assert_eq!(identity.ip_file.as_deref(), Some(Path::new("/etc/enftun/ip")));
     assert_eq!(identity.source, [Source::Files]);
     let retry = tunnel.retry;
     assert_eq!((retry.first, retry.max), (Duration::from_millis(500), Duration::from_millis(500)));
     assert_eq!((retry.jitter, retry.stable_after), (0.0, Duration::ZERO));
+}
+
+#[cfg(feature = "tpm")]
+#[test]
+fn keys_and_anchors_in_a_tpm_are_named_by_their_handles() {
+    let tunnel = sound(&format!(
+        "{LEAST}remote.ca_cert_file = \"tpm-nv:0x1410005\"\n[enrol]\nurl = \"https://r.example:1\"\n\
+         ca_cert_file = \"tpm-nv:0x01C00002\"\n[identity]\nkey_file = \"tpm:0x81010001\"\nsource = [\"tpm\"]\n[tpm]\n\
+         tcti = \"swtpm:host=localhost,port=2321\"\npassword_file = \"owner\"\nparent = \"0x81000001\"\n"
+    ));
+    let enf = enf(&tunnel);
+    assert_eq!(tunnel.remote.ca_cert_file, Place::Tpm(0x141_0005));
+    assert_eq!(enf.enrol.as_ref().unwrap().ca_cert_file, Place::Tpm(0x1c0_0002));
+    assert_eq!(enf.identity.key_file, Place::Tpm(0x8101_0001));
+    assert_eq!(enf.identity.source, [Source::Tpm]);
+    let (tcti, password_file) = ("swtpm:host=localhost,port=2321".to_owned(), PathBuf::from("/etc/enftun/owner"));
+    assert_eq!(tunnel.tpm, Tpm { tcti, password_file: Some(password_file), parent: Some(0x8100_0001) });
+    assert_eq!(sound(&format!("{LEAST}tpm.parent = \"owner\"\n")).tpm, Tpm::default());
+}
+
+#[cfg(not(feature = "tpm"))]
+#[test]
+fn a_build_without_tpms_refuses_whatever_asks_for_one() {
+    for line in [
+        "remote.ca_cert_file = \"tpm-nv:0x1410005\"",
+        "identity.key_file = \"tpm:0x81010001\"",
+        "identity.source = [\"tpm\"]",
+        "tpm.tcti = \"device:/dev/tpmrm0\"",
+    ] {
+        let found = texts(&parse(&format!("{LEAST}{line}\n")).1);
+        assert!(found.len() == 1 && found[0].contains("not available in this build"), "{line}: {found:?}");
+    }
 }
 
 #[test]

@@ -91,6 +91,7 @@ groups.enf0.number = 364
 [dns]
 [advertise]
 [enrol]
+[tpm]
 [connectivity]
 "#;
 

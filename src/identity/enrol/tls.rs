@@ -2,7 +2,6 @@
 //! host of the URL.
 
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls::Error;
@@ -14,7 +13,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::error::{EnrolError, Step};
-use crate::config::{self, EnrolUrl};
+use crate::config::{self, EnrolUrl, Place};
 use crate::transport::dial::{self, DialError, Options};
 use crate::transport::race::Race;
 use crate::transport::resolve::resolve;
@@ -30,7 +29,7 @@ pub struct Https {
     connector: TlsConnector,
     name: ServerName<'static>,
     url: EnrolUrl,
-    ca_cert_file: PathBuf,
+    ca_cert_file: Place,
 }
 
 impl std::fmt::Debug for Https {
@@ -43,11 +42,11 @@ impl std::fmt::Debug for Https {
 }
 
 impl Https {
-    /// Reads the CA file.
-    pub fn new(enrol: &config::Enrol) -> Result<Self, EnrolError> {
+    /// Reads the CA file, which may be in `tpm`.
+    pub fn new(enrol: &config::Enrol, tpm: &config::Tpm) -> Result<Self, EnrolError> {
         let host = &enrol.url.host.host;
         let setup = |why: String| EnrolError::Setup { remote: enrol.url.to_string(), why };
-        let trust = RouterTrust { anchors: Anchors::load(&enrol.ca_cert_file)?, name: Some(host.clone()) };
+        let trust = RouterTrust { anchors: Anchors::load_at(&enrol.ca_cert_file, tpm)?, name: Some(host.clone()) };
         let config = anonymous_client_config(trust, &VERSIONS).map_err(|error| setup(error.to_string()))?;
         let name = ServerName::try_from(host.clone()).map_err(|error| setup(error.to_string()))?;
         let (url, ca_cert_file) = (enrol.url.clone(), enrol.ca_cert_file.clone());
@@ -82,7 +81,7 @@ impl Https {
     }
 
     fn untrusted(&self, error: &io::Error) -> EnrolError {
-        let (remote, file) = (self.url.to_string(), self.ca_cert_file.display());
+        let (remote, file) = (self.url.to_string(), &self.ca_cert_file);
         let told = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
         let said = failure(error, &remote);
         let text = match told {

@@ -4,7 +4,7 @@
 mod firewall;
 
 use super::*;
-use crate::config::{Enf, Host, Identity, Lockdown, Remote, Retry, Route as RouteConfig, Tun, Tunnel};
+use crate::config::{Enf, Host, Identity, Lockdown, Remote, Retry, Route as RouteConfig, Tpm, Tun, Tunnel};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,13 +25,18 @@ pub(crate) fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
                 lockdown: Lockdown::Boot,
             },
             dns: None,
-            identity: Identity { cert_file: PathBuf::new(), key_file: PathBuf::new(), ip_file: None, source: vec![] },
+            identity: Identity {
+                cert_file: PathBuf::new(),
+                key_file: PathBuf::new().into(),
+                ip_file: None,
+                source: vec![],
+            },
             enrol: None,
             advertise: None,
         }),
         remote: Remote {
             hosts: vec![Host::direct("router.example.net", 443)],
-            ca_cert_file: PathBuf::new(),
+            ca_cert_file: PathBuf::new().into(),
             name: None,
             heartbeat_period: Duration::from_secs(300),
             heartbeat_timeout: Duration::from_secs(10),
@@ -39,6 +44,7 @@ pub(crate) fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
             congestion_control: None,
         },
         retry: Retry::default(),
+        tpm: Tpm::default(),
     }
 }
 

@@ -17,7 +17,8 @@ use x509_parser::x509::X509Version;
 
 use super::algorithms;
 use super::error::{TrustError, Usage, check_dates, from_webpki};
-use crate::identity::{LoadError, certificates, parse};
+use crate::config::{Place, Tpm};
+use crate::identity::{LoadError, certificates, certificates_at, parse};
 
 /// What a CA file holds.
 #[derive(Clone)]
@@ -45,7 +46,15 @@ impl fmt::Debug for Anchors {
 impl Anchors {
     /// Reads a CA file, PEM or DER.
     pub fn load(ca_file: &Path) -> Result<Self, LoadError> {
-        let certificates = certificates(ca_file)?;
+        Self::of(certificates(ca_file)?, ca_file)
+    }
+
+    /// As [`Self::load`], for what is in a file or in `tpm`; that takes its time.
+    pub fn load_at(place: &Place, tpm: &Tpm) -> Result<Self, LoadError> {
+        Self::of(certificates_at(place, tpm)?, Path::new(&place.to_string()))
+    }
+
+    fn of(certificates: Vec<CertificateDer<'static>>, ca_file: &Path) -> Result<Self, LoadError> {
         let mut signers = Vec::new();
         let mut anchors = Vec::new();
         for (index, der) in certificates.iter().enumerate() {

@@ -111,7 +111,7 @@ async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, h
     let remote = &spec.tunnel.remote;
     let limit = remote.connect_timeout;
     let options = options(spec, enf);
-    let anchors = Anchors::load(&remote.ca_cert_file).map_err(|error| Failure::from(&error))?;
+    let anchors = anchors(spec).await?;
     let trust = RouterTrust { anchors, name: remote.name.clone() };
     let tls = tls::client_config(credentials, trust, &tls::VERSIONS)
         .map_err(|error| Failure::new(Reason::ProtocolError, error.class(), chain(&error)))?;
@@ -176,6 +176,16 @@ async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, h
         failures.push(Failure::new(Reason::DnsFailed, Class::Transient, format!("{host} has no address")));
     }
     Err(worst(failures, ", "))
+}
+
+/// The trust anchors, read again for every attempt so that replaced ones take effect.
+async fn anchors(spec: &Spec) -> Result<Anchors, Failure> {
+    let tunnel = spec.tunnel.clone();
+    let load = move || Anchors::load_at(&tunnel.remote.ca_cert_file, &tunnel.tpm);
+    match tokio::task::spawn_blocking(load).await {
+        Ok(result) => result.map_err(|error| Failure::from(&error)),
+        Err(error) => Err(Failure::new(Reason::CredentialsMissing, Class::Bug, chain(&error))),
+    }
 }
 
 /// From a connection to TLS with the far end, through its proxy if it has one; each within a deadline.

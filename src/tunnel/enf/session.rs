@@ -84,9 +84,8 @@ async fn run(spec: Spec) -> Ended {
 async fn load(tunnel: &Arc<config::Tunnel>) -> Result<Credentials, Failure> {
     let tunnel = Arc::clone(tunnel);
     let load = move || {
-        let config::Kind::Enf(enf) = &tunnel.kind;
         let passed = identity::credentials_directory();
-        identity::find(&tunnel.name, &enf.identity, passed.as_deref())?.load(SystemTime::now())
+        identity::find(&tunnel, passed.as_deref())?.load(SystemTime::now())
     };
     match tokio::task::spawn_blocking(load).await {
         Ok(result) => result.map_err(|error| Failure::from(&error)),

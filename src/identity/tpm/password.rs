@@ -1,0 +1,24 @@
+//! The password of the owner hierarchy, from its file.
+
+use super::error::TpmError;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use tss_esapi::structures::Auth;
+
+/// The first line of a file that nobody else may read.
+pub(super) fn read(path: &Path) -> Result<Auth, TpmError> {
+    let wrong = |source| TpmError::PasswordFile { path: path.to_owned(), source };
+    let file = File::open(path).map_err(wrong)?;
+    let mode = file.metadata().map_err(wrong)?.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(TpmError::PasswordOpen { path: path.to_owned(), mode });
+    }
+    // As much as the longest password, and the end of its line.
+    let mut text = Vec::with_capacity(Auth::MAX_SIZE + 2);
+    file.take(Auth::MAX_SIZE as u64 + 2).read_to_end(&mut text).map_err(wrong)?;
+    let end = text.iter().position(|byte| *byte == b'\n').unwrap_or(text.len());
+    text.truncate(end);
+    Auth::try_from(text).map_err(|_| TpmError::PasswordLong { path: path.to_owned() })
+}
