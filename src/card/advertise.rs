@@ -173,3 +173,7 @@ fn route_units(route: Ipv6Net) -> usize {
         _ => 3,
     }
 }
+
+#[cfg(test)]
+#[path = "advertise_tests.rs"]
+mod tests;

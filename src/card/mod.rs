@@ -18,6 +18,8 @@ mod duid;
 mod ethernet;
 mod neighbour;
 mod responder;
+#[cfg(test)]
+mod testing;
 mod wire;
 
 pub use dhcp6::Lease;
@@ -68,7 +70,7 @@ pub enum Verdict<'a> {
     Packet(&'a [u8]),
     /// It was for the card itself. There may be an answer: ask [`Responder::poll`].
     Taken,
-    /// It goes nowhere, and is not answered.
+    /// It goes nowhere. Only what is [too big](Reason::TooBig) may be answered.
     Drop(Reason),
 }
 

@@ -149,3 +149,7 @@ impl Neighbour {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "neighbour_tests.rs"]
+mod tests;

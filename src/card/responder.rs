@@ -5,7 +5,7 @@ use super::bucket::Bucket;
 use super::dhcp6::{self, Lease, Server};
 use super::discovery::{self, Header, Message};
 use super::neighbour::{Neighbour, Wish};
-use super::wire::{Peer, UDP};
+use super::wire::{self, Peer, UDP};
 use super::{Delivery, LinkAddress, Reason, Settings, Verdict, ethernet};
 use crate::state::Moment;
 use crate::tunnel::enf::packet::{self, ICMPV6, Packet, ROUTER};
@@ -16,6 +16,10 @@ use std::time::Duration;
 
 /// Answers that nobody has fetched yet.
 const REPLIES: usize = 64;
+
+/// ICMPv6 type (RFC 4443 section 3.2), and how much it says of the packet: the whole fits into 1280 bytes.
+const PACKET_TOO_BIG: u8 = 2;
+const QUOTED: usize = 1280 - 48;
 
 /// The card's Ethernet side.
 #[derive(Clone, Debug)]
@@ -157,9 +161,19 @@ impl Responder {
         }
         self.outward(source, destination)?;
         if frame.packet.len() > usize::from(self.mtu) {
+            self.too_big(from, frame.packet, now);
             return Err(Reason::TooBig);
         }
         Ok(Verdict::Packet(frame.packet))
+    }
+
+    /// Tells the sender how much fits (RFC 4443 section 3.2). One who heeds our advertisements does not need it.
+    fn too_big(&mut self, from: Peer, packet: &[u8], now: Moment) {
+        let quoted = packet.get(..QUOTED).unwrap_or(packet);
+        let body = [&u32::from(self.mtu).to_be_bytes(), quoted].concat();
+        let frame = wire::icmpv6(self.lladdr, from, PACKET_TOO_BIG, 0, &body);
+        // Without room for it, the next packet of that size brings another.
+        let _ = self.reply(frame, now);
     }
 
     /// The packet may leave this link.
@@ -251,3 +265,7 @@ impl Responder {
         Ok(Verdict::Taken)
     }
 }
+
+#[cfg(test)]
+#[path = "responder_tests.rs"]
+mod tests;

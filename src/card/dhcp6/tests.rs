@@ -2,38 +2,21 @@
 
 use super::*;
 use crate::card::ethernet;
+use crate::card::testing::{self, DUID, OWN};
 use dhcproto::v6::{
     self, DhcpOption, IAAddr, IANA, IAPD, IAPrefix, IATA, MessageType, ORO, OptionCode, Status as Code, StatusCode,
 };
 use dhcproto::{Decodable, Decoder, Encodable, Encoder};
 use proptest::prelude::*;
 
-const OWN: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x8f80, 1, 0, 0, 0, 0, 0x1234);
 const OTHER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x8f80, 1, 0, 0, 0, 0, 0x9999);
-const DUID: Duid = Duid::from_uuid([0xab; 16]);
 const ALICE: &[u8] = &[0, 3, 0, 1, 2, 0, 0, 0, 0, 0xaa];
 const BOB: &[u8] = &[0, 3, 0, 1, 2, 0, 0, 0, 0, 0xbb];
 const XID: [u8; 3] = [1, 2, 3];
 const NOW: Moment = Duration::from_secs(1000);
 
 fn server() -> Server {
-    Server::new(&settings(&["fd00:8f80::53"]))
-}
-
-fn settings(dns: &[&str]) -> Settings {
-    Settings {
-        lladdr: [2, 0, 0, 0, 0, 1],
-        announce_lladdr: true,
-        own: OWN,
-        routes: Vec::new(),
-        mtu: 1280,
-        router: true,
-        dhcp6: true,
-        dns: dns.iter().map(|text| text.parse().unwrap()).collect(),
-        ra_period: Duration::from_secs(600),
-        duid: DUID,
-        seed: 1,
-    }
+    Server::new(&Settings { dns: vec!["fd00:8f80::53".parse().unwrap()], ..testing::settings() })
 }
 
 fn peer() -> Peer {
@@ -317,7 +300,7 @@ fn name_servers_are_told_to_those_who_ask() {
         assert_eq!(asked.opts().get(OptionCode::DomainNameServers), Some(&known), "{kind:?}");
         let silent = ask(&mut server(), kind, ids.clone()).unwrap();
         assert_eq!(silent.opts().get(OptionCode::DomainNameServers), None, "{kind:?}");
-        let mut without = Server::new(&settings(&[]));
+        let mut without = Server::new(&testing::settings());
         let nothing = ask(&mut without, kind, [ids, vec![dns()]].concat()).unwrap();
         assert_eq!(nothing.opts().get(OptionCode::DomainNameServers), None, "{kind:?}");
     }
