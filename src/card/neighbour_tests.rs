@@ -26,6 +26,15 @@ fn linux_asking_for_the_router_is_answered_byte_by_byte() {
 }
 
 #[test]
+fn a_card_that_starts_tells_everybody_where_it_is() {
+    let mut card = Responder::new(&settings(), START);
+    let announced = card.poll(START).unwrap();
+    assert_eq!(to_and_kind(&announced), ([0x33, 0x33, 0, 0, 0, 1], ALL_NODES, NEIGHBOUR_ADVERTISEMENT));
+    assert_eq!(announced[58], 0xa0, "router and override, but not solicited");
+    assert_eq!(announced[62..], [&ROUTER.octets()[..], &[2, 1], &CARD].concat());
+}
+
+#[test]
 fn a_probe_for_our_address_is_objected_to_before_everybody() {
     let mut card = quiet();
     let probe = frame(Ipv6Addr::UNSPECIFIED, solicited_node(ROUTER), ICMPV6, 255, &solicitation_of(ROUTER, &[]));

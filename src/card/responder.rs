@@ -49,7 +49,7 @@ pub struct Condition {
 }
 
 impl Responder {
-    /// Nothing is known of the host yet, and the first router advertisement is due.
+    /// Nothing is known of the host yet. That the card is here, and the first router advertisement, are due.
     pub fn new(settings: &Settings, now: Moment) -> Self {
         Self {
             lladdr: settings.lladdr,
@@ -59,7 +59,8 @@ impl Responder {
             advertiser: settings.router.then(|| Advertiser::new(settings, now)),
             server: settings.dhcp6.then(|| Server::new(settings)),
             neighbour: Neighbour::default(),
-            replies: VecDeque::new(),
+            // For a host that knows fe80::1 at the link-layer address of the card before.
+            replies: VecDeque::from([discovery::advertisement(settings.lladdr, None)]),
             answers: Bucket::new(Duration::from_millis(10), 100),
         }
     }

@@ -1,6 +1,6 @@
 //! A card, the host behind it, and frames that such hosts were seen to send.
 
-use super::wire::{Peer, UDP};
+use super::wire::{ALL_NODES, Peer, UDP};
 use super::{Duid, LinkAddress, Responder, Settings, ethernet};
 use crate::state::Moment;
 use crate::tunnel::enf::packet::{self, ICMPV6, Packet, ROUTER};
@@ -94,8 +94,12 @@ pub fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
+/// A card that has said where it is.
 pub fn card(settings: &Settings) -> Responder {
-    Responder::new(settings, START)
+    let mut card = Responder::new(settings, START);
+    let announced = card.poll(START).unwrap();
+    assert_eq!((sound(&announced), to_and_kind(&announced)), (true, (Peer::group(ALL_NODES).link, ALL_NODES, 136)));
+    card
 }
 
 /// A card that advertises nothing: all that it sends is an answer.

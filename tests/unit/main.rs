@@ -1,6 +1,7 @@
 //! The unit tier.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod card;
 #[path = "../common/mod.rs"]
 mod common;
 mod config;
