@@ -69,14 +69,14 @@ fn tunnel(name: &str, config_dir: &Path, root: &mut Section<'_>) -> Option<Tunne
         return None;
     }
     let autoconnect = root.boolean("autoconnect", false);
-    let remote = remote(config_dir, &mut root.section("remote"));
+    let (remote, way) = remote(config_dir, &mut root.section("remote"));
     let route = route(&mut root.section("route"));
     let advertise = advertise(root);
     let tun = tun(name, route.allow_ipv4, advertise.as_ref(), &mut root.section("tun"));
     let identity = identity(name, config_dir, &mut root.section("identity"));
     let retry = retry(&mut root.section("retry"));
     let dns = dns(&route, root);
-    let enrol = enrol(config_dir, root);
+    let enrol = enrol(config_dir, &way, &identity, root);
     let tpm = tpm(config_dir, root);
     let kind = Kind::Enf(Enf { tun, route, dns, identity, enrol, advertise });
     Some(Tunnel { name: name.to_owned(), autoconnect, kind, remote, retry, tpm })
@@ -121,7 +121,8 @@ fn tun(name: &str, allow_ipv4: bool, advertise: Option<&Advertise>, section: &mu
     Tun { dev: dev.unwrap_or_default(), mtu: section.mtu(), set_address, ipv4_address }
 }
 
-fn remote(config_dir: &Path, section: &mut Section<'_>) -> Remote {
+/// And the way of those who name none.
+fn remote(config_dir: &Path, section: &mut Section<'_>) -> (Remote, Way) {
     let default_port = section.take("port").and_then(|item| item.port()).unwrap_or(443);
     let way = section.take("proxy").and_then(|item| way(&item)).unwrap_or_default();
     let listed = section.require("hosts", "write hosts = [\"router.example.net\"] below [remote]");
@@ -143,7 +144,9 @@ fn remote(config_dir: &Path, section: &mut Section<'_>) -> Remote {
     let heartbeat_timeout = duration("heartbeat_timeout", 10, &values::duration_from(SHORTEST));
     let connect_timeout = duration("connect_timeout", 15, &values::duration_from(SHORTEST));
     let congestion_control = section.parse("congestion_control", values::congestion_control);
-    Remote { hosts, ca_cert_file, name, heartbeat_period, heartbeat_timeout, connect_timeout, congestion_control }
+    let remote =
+        Remote { hosts, ca_cert_file, name, heartbeat_period, heartbeat_timeout, connect_timeout, congestion_control };
+    (remote, way)
 }
 
 /// What `proxy` says. Nothing of it is shown when it is wrong.
@@ -402,7 +405,7 @@ fn advertise(root: &mut Section<'_>) -> Option<Advertise> {
     Some(Advertise { dev: dev?.parse(values::interface)?, lladdr, router, dhcp6, ra_period })
 }
 
-fn enrol(config_dir: &Path, root: &mut Section<'_>) -> Option<Enrol> {
+fn enrol(config_dir: &Path, way: &Way, identity: &Identity, root: &mut Section<'_>) -> Option<Enrol> {
     let item = root.take("enrol")?;
     item.asks_for("enrol");
     let mut section = item.section();
@@ -418,7 +421,14 @@ fn enrol(config_dir: &Path, root: &mut Section<'_>) -> Option<Enrol> {
         if user.is_none() {
             item.error(Complaint::new("needs somebody to enrol as").help("write user = \"…\" below [enrol]"));
         }
+        if !identity.source.contains(&Source::Files) {
+            let complaint =
+                Complaint::new("gets a certificate and a key as files, and \"files\" is none of the sources");
+            item.error(complaint.help("add \"files\" to identity.source"));
+        }
         Some(provisioner)
     });
-    Some(Enrol { url: url?.parse(values::enrol_url)?, ca_cert_file, user, password_file, address, provisioner })
+    let mut url = url?.parse(values::enrol_url)?;
+    url.host.way = way.clone();
+    Some(Enrol { url, ca_cert_file, user, password_file, address, provisioner })
 }

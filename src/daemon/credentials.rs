@@ -2,11 +2,13 @@
 //! gets a successor with the new ones, and a tunnel that waits because of the old ones waits no longer.
 
 use super::Daemon;
-use crate::config;
-use crate::identity;
-use crate::state::Event;
+use crate::config::{self, Identity};
+use crate::error::{Class, chain};
+use crate::identity::{self, Fresh, PairFiles};
+use crate::state::{Event, Failure, Reason};
+use std::fs::DirBuilder;
 use std::hash::{BuildHasher, RandomState};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,6 +37,27 @@ async fn fingerprint(hasher: RandomState, tunnel: Arc<config::Tunnel>) -> Option
         hasher.hash_one(contents)
     };
     tokio::task::spawn_blocking(read).await.ok()
+}
+
+/// Keeps a new certificate and its key in the files of `[identity]`. Directories that are not there are made, for the own user
+/// only.
+pub(super) async fn keep(own: Identity, fresh: Fresh) -> Result<(), Failure> {
+    let files = PairFiles { cert_file: own.cert_file, key_file: own.key_file };
+    let write = move || {
+        for file in [&files.cert_file, &files.key_file] {
+            let Some(directory) = file.parent() else { continue };
+            DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| {
+                let help =
+                    "the daemon may write below its state directory: set identity.cert_file and identity.key_file";
+                let text = format!("cannot make the directory {}: {error}; {help}", directory.display());
+                Failure::new(Reason::EnrolmentFailed, Class::Environment, text)
+            })?;
+        }
+        identity::save(&files, &fresh.certificate, &fresh.key, None)
+            .map_err(|error| Failure::new(Reason::EnrolmentFailed, error.class(), chain(&error)))
+    };
+    let written = tokio::task::spawn_blocking(write).await;
+    written.unwrap_or_else(|error| Err(Failure::new(Reason::EnrolmentFailed, Class::Bug, chain(&error))))
 }
 
 impl Daemon {

@@ -2,10 +2,12 @@
 //! flight. What they report goes to the state machine; where their packets may go, to the firewall.
 
 use super::Daemon;
+use super::credentials;
 use super::supervised::Supervised;
 use crate::config::{self, Kind};
 use crate::error::Class;
 use crate::files;
+use crate::identity::Fresh;
 use crate::logging::message;
 use crate::plan::Openings;
 use crate::state::health::Connectivity;
@@ -75,6 +77,9 @@ impl Daemon {
                 self.open(name, session, Openings { resolvers: servers, ..Openings::to(addresses, proxied) }).await;
                 let _ = granted.send(());
             }
+            SessionEvent::Enrolled { fresh, kept } => {
+                let _ = kept.send(self.keep(name, session, fresh).await);
+            }
             SessionEvent::Refused { index, .. } => self.refused(name, session, index),
             SessionEvent::Connectivity(reach) => self.reached(reach),
             SessionEvent::Suspect => self.feed(name, Event::Suspect(session)).await,
@@ -90,6 +95,20 @@ impl Daemon {
             let retry = tunnel.config.retry;
             tunnel.remotes.refused(index, tick, &retry);
         }
+    }
+
+    /// Keeps the new credentials of a session. They are no news: it is about to use them.
+    async fn keep(&mut self, name: &str, session: SessionId, fresh: Fresh) -> Result<(), Failure> {
+        let Some(tunnel) = self.tunnels.get(name).filter(|tunnel| tunnel.speaks(session)) else {
+            let text = "the tunnel has changed meanwhile";
+            return Err(Failure::new(Reason::EnrolmentFailed, Class::Transient, text));
+        };
+        let Kind::Enf(enf) = &tunnel.config.kind;
+        let address = fresh.address;
+        credentials::keep(enf.identity.clone(), fresh).await?;
+        log::info!(MESSAGE_ID = message::ENROLLED, ENFTUN_TUNNEL = name; "{name} has a new certificate for {address}");
+        self.note_credentials(name).await;
+        Ok(())
     }
 
     async fn ready(&mut self, name: &str, session: SessionId, link: Link) {
@@ -187,6 +206,7 @@ impl Daemon {
             counters: tunnel.counters.clone(),
             last_addresses: self.addresses.of(&tunnel.config.remote),
             probe_url: self.probe_url.clone(),
+            refused: tunnel.state.refused_in_silence().cloned(),
             reporter: Reporter::new(name, id, self.reports.clone()),
         });
         tunnel.sessions.insert(id, Running { session, openings: Openings::default() });

@@ -219,6 +219,15 @@ impl LoadError {
         }
     }
 
+    /// A new certificate and key would mend it, and nothing that somebody may still want is lost with the old ones.
+    pub fn is_mended_by_new_ones(&self) -> bool {
+        match self {
+            Self::Read { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Empty { .. } | Self::NoCredentials { .. } | Self::Mismatch { .. } | Self::Expired { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The word for programs.
     pub fn reason(&self) -> Reason {
         match self {

@@ -41,6 +41,7 @@ use rustls::sign::SigningKey;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::{X509Name, X509Version};
+use zeroize::Zeroizing;
 
 /// No file of certificates or keys is larger; a path that leads to a device must not fill the memory.
 const LIMIT: u64 = 4 << 20;
@@ -58,6 +59,24 @@ pub struct Credentials {
     pub not_after: i64,
     /// Where the certificate was read.
     pub cert_file: PathBuf,
+}
+
+/// A new identity that is not kept yet.
+#[derive(Clone)]
+pub struct Fresh {
+    /// The own address.
+    pub address: Ipv6Addr,
+    /// The certificate, PEM.
+    pub certificate: String,
+    /// Its key, PEM.
+    pub key: Zeroizing<String>,
+}
+
+impl std::fmt::Debug for Fresh {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fresh").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 /// Reads a certificate (with its chain) and its key, each PEM or DER, and checks that they can be used at the time `now`.
@@ -215,12 +234,7 @@ fn public_key_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
 
 fn private_key(path: &Path) -> Result<PrivateKey, LoadError> {
     let file = open(Part::Key, path)?;
-    let metadata = file.metadata().map_err(|source| unreadable(Part::Key, path, source))?;
-    let mode = metadata.permissions().mode() & 0o7777;
-    // systemd lets the service's user read a credential of root's by an access list, which the group's bits then stand for.
-    let credential = path.parent().map(Path::to_owned) == credentials_directory();
-    let closed_to = if credential { 0o037 } else { 0o077 };
-    if mode & closed_to != 0 {
+    if let Some(mode) = open_to_others(path, &file).map_err(|source| unreadable(Part::Key, path, source))? {
         return Err(LoadError::KeyOpen { path: path.to_owned(), mode });
     }
     let bytes = read(Part::Key, path, &file)?;
@@ -242,6 +256,15 @@ fn private_key(path: &Path) -> Result<PrivateKey, LoadError> {
     };
     let key = any_supported_type(&key).map_err(|source| LoadError::BadKey { path: path.to_owned(), source })?;
     Ok(PrivateKey::Clear(key))
+}
+
+/// The permission bits of a secret's file if others than its owner may read or write it.
+fn open_to_others(path: &Path, file: &File) -> io::Result<Option<u32>> {
+    let mode = file.metadata()?.permissions().mode() & 0o7777;
+    // systemd lets the service's user read a credential of root's by an access list, which the group's bits then stand for.
+    let credential = path.parent().map(Path::to_owned) == credentials_directory();
+    let closed_to = if credential { 0o037 } else { 0o077 };
+    Ok((mode & closed_to != 0).then_some(mode))
 }
 
 const ENCRYPTED: &[u8] = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";

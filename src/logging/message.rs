@@ -11,6 +11,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("connecting", CONNECTING),
     ("disconnected", DISCONNECTED),
     ("moved", MOVED),
+    ("enrolled", ENROLLED),
     ("lost", LOST),
     ("failed", FAILED),
     ("tampered", TAMPERED),
@@ -44,6 +45,9 @@ pub const DISCONNECTED: &str = "190ebc867a8e4ae394be8c8f514f144c";
 
 /// A tunnel goes on through another session, without a pause.
 pub const MOVED: &str = "6041d86c5188414f9f50425e24dd395c";
+
+/// A tunnel got a new certificate and key by itself.
+pub const ENROLLED: &str = "c0b89853783746af94049cdb7a446fd0";
 
 /// A tunnel lost its session or did not get one, and tries again.
 pub const LOST: &str = "2b2c1c00c43b41818dd22271a9bd83b2";

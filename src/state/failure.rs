@@ -55,6 +55,8 @@ words! {
         GoingAway => "going-away",
         /// A newer session with the same identity took over.
         Superseded => "superseded",
+        /// No new certificate could be had.
+        EnrolmentFailed => "enrolment-failed",
         /// The far end refuses the credentials.
         AuthFailed => "auth-failed",
         /// Certificate or key cannot be read.

@@ -286,6 +286,11 @@ impl Tunnel {
         self.connected_at.map(|since| now.saturating_sub(since))
     }
 
+    /// The router closes this tunnel's sessions without a word, as one does that refuses the credentials; what was said of it.
+    pub fn refused_in_silence(&self) -> Option<&Failure> {
+        self.last_failure.as_ref().filter(|_| self.unheard >= UNHEARD_LIMIT)
+    }
+
     /// The session that may speak for this tunnel.
     pub fn session(&self) -> Option<SessionId> {
         self.session

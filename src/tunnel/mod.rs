@@ -8,6 +8,7 @@ pub mod enf;
 
 pub use counters::{Counters, DropReason};
 
+use crate::identity::Fresh;
 use crate::state::health::Reach;
 use crate::state::{Ended, Failure, Link, SessionId};
 use std::net::SocketAddr;
@@ -41,6 +42,13 @@ pub enum SessionEvent {
         servers: Vec<SocketAddr>,
         /// Answered once they are allowed.
         granted: oneshot::Sender<()>,
+    },
+    /// The tunnel has new credentials, which are to be kept in place of those before. Answered once they are, or cannot be.
+    Enrolled {
+        /// The certificate and its key.
+        fresh: Fresh,
+        /// The answer.
+        kept: oneshot::Sender<Result<(), Failure>>,
     },
     /// A remote cannot be used now; the next one is tried.
     Refused {

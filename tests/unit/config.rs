@@ -313,6 +313,7 @@ fn host_bits_in_a_prefix_are_masked_and_repetitions_dropped_with_a_warning() {
 }
 
 #[test]
+#[cfg(feature = "enrol")]
 fn the_shipped_examples_load_without_a_finding_and_can_stand_side_by_side() {
     let files: Vec<PathBuf> =
         ["device.toml", "server.toml", "enftun.toml", "router.toml"].map(|name| examples().join(name)).into();
@@ -323,13 +324,32 @@ fn the_shipped_examples_load_without_a_finding_and_can_stand_side_by_side() {
     assert_eq!(server.unwrap().remote.hosts[0].port, 8443);
 }
 
+/// What has no value that could be written down.
+#[cfg(feature = "enrol")]
+const NO_DEFAULT: [&str; 5] = ["#congestion_control", "#ip_file", "#user", "#password_file", "#provisioner"];
+
 #[test]
+#[cfg(not(feature = "enrol"))]
+fn a_build_without_enrolment_refuses_its_sections() {
+    let (_, findings) = parse(&format!("{LEAST}[enrol]\nurl = \"https://router.example.net\"\n"));
+    assert_eq!(findings.len(), 1);
+    assert!(findings[0].severity == Severity::Error && findings[0].key == "enrol", "{findings:?}");
+    assert!(findings[0].text.contains("not available in this build"), "{findings:?}");
+    let (_, findings) = config::parse_router(
+        Path::new("router.toml"),
+        "[enrol]\nlisten = \"[::1]:8443\"\nnetwork = \"fd00:8f80:1::/64\"\n",
+    );
+    assert!(findings.len() == 1 && findings[0].key == "enrol", "{findings:?}");
+}
+
+#[test]
+#[cfg(feature = "enrol")]
 fn what_the_device_example_leaves_out_as_a_comment_is_the_default() {
     let text = fs::read_to_string(examples().join("device.toml")).unwrap();
     // A commented key has no space after its sign; the system's own congestion control cannot be written down.
     let uncommented: String = text
         .lines()
-        .filter(|line| !line.starts_with("#congestion_control") && !line.starts_with("#ip_file"))
+        .filter(|line| !NO_DEFAULT.iter().any(|key| line.starts_with(key)))
         .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_owned() + "\n")
         .collect();
     assert_ne!(text, uncommented);

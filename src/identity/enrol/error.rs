@@ -3,10 +3,12 @@
 use std::io;
 use std::time::Duration;
 
+use super::SecretError;
 use crate::error::{Class, chain};
-use crate::identity::LoadError;
+use crate::identity::{CreateError, LoadError};
 use crate::state::{Failure, Reason};
 use crate::transport::dial::DialError;
+use crate::transport::proxy::ProxyError;
 use crate::transport::resolve::ResolveError;
 
 /// A step, as errors name it.
@@ -36,9 +38,26 @@ pub enum EnrolError {
     /// The CA file.
     #[error("the CA file of [enrol] cannot be used")]
     Anchors(#[from] LoadError),
+    /// The password.
+    #[error(transparent)]
+    Password(#[from] SecretError),
+    /// Nothing says where the password is.
+    #[error("there is no password for {user:?}: give enrol.password_file, or the systemd credential {tunnel}.password")]
+    NoPassword {
+        /// Who would enrol.
+        user: String,
+        /// The tunnel.
+        tunnel: String,
+    },
+    /// No key or certificate could be made.
+    #[error(transparent)]
+    Create(#[from] CreateError),
     /// The name of the host.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
+    /// The proxy on the way.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// No address answers.
     #[error("{remote} cannot be reached; is enrol.url right, and is it up?")]
     Unreachable {
@@ -232,6 +251,9 @@ impl EnrolError {
         match self {
             Self::Anchors(_) | Self::Setup { .. } => Class::Configuration,
             Self::Resolve(error) => error.class(),
+            Self::Proxy(error) => error.class(),
+            Self::Create(error) => error.class(),
+            Self::Password(_) | Self::NoPassword { .. } => Class::Credentials,
             Self::Unreachable { source, .. } => source.class(),
             Self::Tls { class, .. } => *class,
             Self::Blocked { .. } => Class::Environment,
@@ -256,6 +278,8 @@ impl EnrolError {
         match self {
             Self::Anchors(_) | Self::Setup { .. } => Reason::CredentialsMissing,
             Self::Resolve(error) => error.reason(),
+            Self::Proxy(error) => error.reason(),
+            Self::Create(_) | Self::Password(_) | Self::NoPassword { .. } => Reason::EnrolmentFailed,
             Self::Unreachable { source, .. } => source.reason(),
             Self::Tls { reason, .. } => *reason,
             Self::Blocked { .. } => Reason::Lockdown,

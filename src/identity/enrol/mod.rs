@@ -9,5 +9,5 @@ mod tls;
 
 pub use client::{Enrolled, Login, enrol};
 pub use error::{EnrolError, Step};
-pub use secret::Secret;
+pub use secret::{Secret, SecretError};
 pub use tls::Https;

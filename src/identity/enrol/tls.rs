@@ -2,6 +2,7 @@
 //! host of the URL.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustls::Error;
@@ -15,6 +16,7 @@ use tokio_rustls::client::TlsStream;
 use super::error::{EnrolError, Step};
 use crate::config::{self, EnrolUrl, Place};
 use crate::transport::dial::{self, DialError, Options};
+use crate::transport::proxy;
 use crate::transport::race::Race;
 use crate::transport::resolve::resolve;
 use crate::transport::tls::{VERSIONS, anonymous_client_config, failure};
@@ -62,12 +64,20 @@ impl Https {
         }
     }
 
-    /// Connects and secures, with whatever `options` the socket shall have.
-    pub async fn dial(&self, options: &Options) -> Result<TlsStream<TcpStream>, EnrolError> {
-        let addresses = resolve(&self.url.host, options, LIMIT, async |_| ()).await?;
+    /// Connects, through the proxy of the tunnel if there is one, and secures, with whatever `options` the socket shall have.
+    /// Before anything is sent, `ask` is told the name servers, then `go` the addresses, and each is waited for.
+    pub async fn dial(
+        &self,
+        options: &Options,
+        ask: impl AsyncFnOnce(Vec<SocketAddr>),
+        go: impl AsyncFnOnce(Vec<SocketAddr>),
+    ) -> Result<TlsStream<TcpStream>, EnrolError> {
+        let addresses = resolve(&self.url.host, options, LIMIT, ask).await?;
+        go(addresses.clone()).await;
         let mut race = Race::new(|address| dial::connect(address, options, LIMIT));
         race.add(addresses);
-        if let Some((_, stream)) = race.next().await {
+        if let Some((_, mut stream)) = race.next().await {
+            proxy::lead(&mut stream, &self.url.host, LIMIT).await?;
             return self.secure(stream).await;
         }
         let remote = self.url.to_string();

@@ -10,7 +10,7 @@ use crate::transport::dial::{self, Options};
 use crate::transport::race::Race;
 use crate::transport::trust::{Anchors, RouterTrust};
 use crate::transport::{connectivity, proxy, resolve, tls, vsock};
-use crate::tunnel::SessionEvent;
+use crate::tunnel::{Reporter, SessionEvent};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use rustls::pki_types::ServerName;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -56,7 +56,7 @@ async fn explain(spec: &Spec, enf: &config::Enf, failure: Failure) -> Failure {
     };
     let options = options(spec, enf);
     let limit = spec.tunnel.remote.connect_timeout.min(LONGEST_PROBE);
-    let ask = async |servers| grant(spec, |granted| SessionEvent::Ask { servers, granted }).await;
+    let ask = async |servers| may_ask(spec, servers).await;
     let go = async |addresses: Vec<SocketAddr>| allow(spec, &url.host, &addresses, None).await;
     let reach = connectivity::probe(url, &options, limit, ask, go).await;
     spec.reporter.report(SessionEvent::Connectivity(reach.clone())).await;
@@ -85,7 +85,7 @@ fn may_be_the_network(reason: Reason) -> bool {
 }
 
 /// What every socket of this tunnel carries.
-fn options(spec: &Spec, enf: &config::Enf) -> Options {
+pub(super) fn options(spec: &Spec, enf: &config::Enf) -> Options {
     Options {
         mark: enf.route.fwmark & enf.route.fwmark_mask,
         congestion_control: spec.tunnel.remote.congestion_control.clone(),
@@ -125,7 +125,7 @@ async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, h
     let asked = OnceLock::new();
     let ask = async |servers: Vec<SocketAddr>| {
         let _ = asked.set(servers.clone());
-        grant(spec, |granted| SessionEvent::Ask { servers, granted }).await;
+        may_ask(spec, servers).await;
     };
     let last = host.dialled().and_then(|(name, port)| Some(SocketAddr::new(*spec.last_addresses.get(name)?, port)));
     let (found, mut batches) = mpsc::unbounded_channel();
@@ -214,21 +214,26 @@ async fn handshake(
 
 /// Lets packets go to all addresses of a remote that are known, and to name servers that are still being asked.
 async fn allow(spec: &Spec, host: &Host, addresses: &[SocketAddr], servers: Option<&Vec<SocketAddr>>) {
-    let (addresses, servers) = (addresses.to_vec(), servers.cloned().unwrap_or_default());
-    let dial = |granted| SessionEvent::Dial {
-        remote: host.to_string(),
-        addresses,
-        proxied: host.is_proxied(),
-        servers,
-        granted,
-    };
-    grant(spec, dial).await;
+    dialling(spec.reporter.clone(), host, addresses.to_vec(), servers.cloned().unwrap_or_default()).await;
 }
 
-/// Tells the daemon where packets are about to go, and waits until they may.
-async fn grant(spec: &Spec, event: impl FnOnce(oneshot::Sender<()>) -> SessionEvent) {
+/// Lets questions go to these name servers.
+async fn may_ask(spec: &Spec, servers: Vec<SocketAddr>) {
+    asking(spec.reporter.clone(), servers).await;
+}
+
+/// As [`allow`], for whoever has no more than a reporter.
+pub(super) async fn dialling(reporter: Reporter, host: &Host, addresses: Vec<SocketAddr>, servers: Vec<SocketAddr>) {
+    let (remote, proxied) = (host.to_string(), host.is_proxied());
     let (granted, wait) = oneshot::channel();
-    spec.reporter.report(event(granted)).await;
+    reporter.report(SessionEvent::Dial { remote, addresses, proxied, servers, granted }).await;
+    let _ = wait.await;
+}
+
+/// Tells the daemon which name servers are about to be asked, and waits until they may.
+pub(super) async fn asking(reporter: Reporter, servers: Vec<SocketAddr>) {
+    let (granted, wait) = oneshot::channel();
+    reporter.report(SessionEvent::Ask { servers, granted }).await;
     let _ = wait.await;
 }
 

@@ -6,6 +6,8 @@ pub mod frame;
 pub mod heartbeat;
 pub mod liveness;
 pub mod packet;
+#[cfg(feature = "enrol")]
+mod provision;
 mod pump;
 pub mod session;
 pub mod succession;

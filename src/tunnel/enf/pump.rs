@@ -114,7 +114,7 @@ impl Pump {
         }
     }
 
-    pub async fn run(mut self, link: Link, reporter: &Reporter) -> Ended {
+    pub async fn run(mut self, link: Link, reporter: Reporter) -> Ended {
         let mut link = Some(link);
         let stop = loop {
             if let Err(stop) = self.turn() {

@@ -2,6 +2,8 @@
 //! It reports to the daemon; `docs/errors.md` lists how it can end.
 
 use super::connect::connect;
+#[cfg(feature = "enrol")]
+use super::provision::provision;
 use super::pump::Pump;
 use super::wire::Wire;
 use crate::config::{self, Host};
@@ -37,6 +39,9 @@ pub struct Spec {
     pub last_addresses: BTreeMap<String, IpAddr>,
     /// Asked when no remote can be reached, to find out why.
     pub probe_url: Option<config::ProbeUrl>,
+    /// The router seems to have refused this tunnel's credentials by closing sessions without a word: new ones are to be had
+    /// first, if there is a way.
+    pub refused: Option<Failure>,
     /// Where it counts.
     pub counters: Arc<Counters>,
     /// Where it reports.
@@ -60,36 +65,74 @@ pub fn start(spec: Spec) -> Session {
     Session::new(stop, probe, task)
 }
 
-async fn run(spec: Spec) -> Ended {
-    let heard_before = |failure| Ended { failure, unheard: false };
+/// An attempt; and when it shows that the credentials are unfit, one more with new ones, if there is a way to have some.
+async fn run(mut spec: Spec) -> Ended {
+    let unfit = match spec.refused.take() {
+        Some(why) => why,
+        None => match attempt(&spec).await {
+            Ok(ended) => return ended,
+            Err(why) => why,
+        },
+    };
+    let config::Kind::Enf(enf) = &spec.tunnel.kind;
+    match renew(&spec, enf, &unfit).await {
+        Some(Ok(())) => attempt(&spec).await.unwrap_or_else(heard_before),
+        Some(Err(failure)) => heard_before(failure),
+        None => heard_before(unfit),
+    }
+}
+
+#[cfg(feature = "enrol")]
+async fn renew(spec: &Spec, enf: &config::Enf, why: &Failure) -> Option<Result<(), Failure>> {
+    provision(spec, enf, why).await
+}
+
+/// Nobody is there to ask.
+#[cfg(not(feature = "enrol"))]
+async fn renew(_: &Spec, _: &config::Enf, _: &Failure) -> Option<Result<(), Failure>> {
+    None
+}
+
+fn heard_before(failure: Failure) -> Ended {
+    Ended { failure, unheard: false }
+}
+
+/// From the credentials to the end. An error: other credentials are needed.
+async fn attempt(spec: &Spec) -> Result<Ended, Failure> {
     let config::Kind::Enf(enf) = &spec.tunnel.kind;
     let credentials = match load(&spec.tunnel).await {
         Ok(credentials) => credentials,
-        Err(failure) => return heard_before(failure),
+        Err((failure, true)) => return Err(failure),
+        Err((failure, false)) => return Ok(heard_before(failure)),
     };
     let own = match identity::own_address(&credentials) {
         Ok(own) => own,
-        Err(error) => return heard_before(Failure::from(&error)),
+        Err(error) => return Ok(heard_before(Failure::from(&error))),
     };
-    let (index, wire) = match connect(&spec, enf, &credentials).await {
-        Ok(connected) => connected,
-        Err(failure) => return heard_before(failure),
+    let ended = match connect(spec, enf, &credentials).await {
+        Ok((index, wire)) => {
+            let link = link(&spec.tunnel, enf, own, index, &wire, &credentials);
+            Pump::new(spec, enf, own, wire).run(link, spec.reporter.clone()).await
+        }
+        Err(failure) => heard_before(failure),
     };
-    let link = link(&spec.tunnel, enf, own, index, &wire, &credentials);
-    let pump = Pump::new(&spec, enf, own, wire);
-    pump.run(link, &spec.reporter).await
+    match ended.failure.reason {
+        Reason::AuthFailed => Err(ended.failure),
+        _ => Ok(ended),
+    }
 }
 
-/// Certificate and key, looked for and read again for every session so that replaced files take effect.
-async fn load(tunnel: &Arc<config::Tunnel>) -> Result<Credentials, Failure> {
+/// Certificate and key, looked for and read again for every session so that replaced files take effect. An error comes with
+/// whether new ones would mend it.
+async fn load(tunnel: &Arc<config::Tunnel>) -> Result<Credentials, (Failure, bool)> {
     let tunnel = Arc::clone(tunnel);
     let load = move || {
         let passed = identity::credentials_directory();
         identity::find(&tunnel, passed.as_deref())?.load(SystemTime::now())
     };
     match tokio::task::spawn_blocking(load).await {
-        Ok(result) => result.map_err(|error| Failure::from(&error)),
-        Err(error) => Err(Failure::new(Reason::CredentialsMissing, Class::Bug, chain(&error))),
+        Ok(result) => result.map_err(|error| (Failure::from(&error), error.is_mended_by_new_ones())),
+        Err(error) => Err((Failure::new(Reason::CredentialsMissing, Class::Bug, chain(&error)), false)),
     }
 }
 

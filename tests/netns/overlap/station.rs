@@ -78,6 +78,7 @@ impl Station {
             probe: Arc::default(),
             tun: self.tun.clone(),
             last_addresses: BTreeMap::new(),
+            refused: None,
             probe_url: None,
             counters: self.counters.clone(),
             reporter: Reporter::new("enf0", self.last, self.reports.clone()),
