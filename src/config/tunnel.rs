@@ -426,6 +426,12 @@ fn enrol(config_dir: &Path, way: &Way, identity: &Identity, root: &mut Section<'
                 Complaint::new("gets a certificate and a key as files, and \"files\" is none of the sources");
             item.error(complaint.help("add \"files\" to identity.source"));
         }
+        if identity.key_file.file().is_none() {
+            item.error(
+                Complaint::new("puts a new key in a file, and identity.key_file is in the TPM")
+                    .help("name a file there"),
+            );
+        }
         Some(provisioner)
     });
     let mut url = url?.parse(values::enrol_url)?;

@@ -2,7 +2,7 @@
 //! gets a successor with the new ones, and a tunnel that waits because of the old ones waits no longer.
 
 use super::Daemon;
-use crate::config::{self, Identity};
+use crate::config::{self, Identity, Place};
 use crate::error::{Class, chain};
 use crate::identity::{self, Fresh, PairFiles};
 use crate::state::{Event, Failure, Reason};
@@ -42,7 +42,11 @@ async fn fingerprint(hasher: RandomState, tunnel: Arc<config::Tunnel>) -> Option
 /// Keeps a new certificate and its key in the files of `[identity]`. Directories that are not there are made, for the own user
 /// only.
 pub(super) async fn keep(own: Identity, fresh: Fresh) -> Result<(), Failure> {
-    let files = PairFiles { cert_file: own.cert_file, key_file: own.key_file };
+    let Place::File(key_file) = own.key_file else {
+        let text = "identity.key_file is in the TPM, and a new key would be in a file";
+        return Err(Failure::new(Reason::EnrolmentFailed, Class::Configuration, text));
+    };
+    let files = PairFiles { cert_file: own.cert_file, key_file };
     let write = move || {
         for file in [&files.cert_file, &files.key_file] {
             let Some(directory) = file.parent() else { continue };

@@ -45,7 +45,7 @@ pub(super) async fn provision(spec: &Spec, enf: &config::Enf, why: &Failure) -> 
 /// The files of `[identity]` are where this tunnel's credentials come from: no source before them has any.
 fn files_count(spec: &Spec, enf: &config::Enf) -> bool {
     let passed = identity::credentials_directory();
-    identity::find(&spec.tunnel.name, &enf.identity, passed.as_deref())
+    identity::find(&spec.tunnel, passed.as_deref())
         .is_ok_and(|source| source.files().first() == Some(&enf.identity.cert_file))
 }
 
@@ -58,7 +58,7 @@ async fn password(spec: &Spec, enf: &config::Enf, enrol: &Enrol) -> Result<Fresh
         return Err(EnrolError::NoPassword { user, tunnel: tunnel.clone() });
     };
     let login = Login { user, password: Secret::read(&file)? };
-    let https = Https::new(enrol)?;
+    let https = Https::new(enrol, &spec.tunnel.tpm)?;
     let key = identity::keypair(Algorithm::P256)?;
     let public = PublicKey::of(&key)
         .ok_or(CreateError::Key { algorithm: Algorithm::P256, source: rcgen::Error::UnsupportedSignatureAlgorithm })?;
