@@ -16,7 +16,8 @@ const HIGH: u8 = 0x08;
 
 /// The longest router lifetime that hosts may believe (RFC 4861 section 6.2.1).
 const LONGEST_LIFETIME: Duration = Duration::from_secs(9000);
-/// Bounds of the period: the least of RFC 4861 section 6.2.1, and what makes three of them the longest lifetime.
+/// Bounds of the period: the least of RFC 4861 section 6.2.1, and what makes three of them the longest lifetime (periods over
+/// 1800 s: RFC 8319).
 const PERIODS: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(3000));
 /// RFC 4861 section 10: MAX_INITIAL_RTR_ADVERT_INTERVAL, MAX_INITIAL_RTR_ADVERTISEMENTS, MIN_DELAY_BETWEEN_RAS,
 /// MAX_RA_DELAY_TIME.

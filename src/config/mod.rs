@@ -375,7 +375,7 @@ pub struct Advertise {
     pub router: bool,
     /// Answer DHCPv6.
     pub dhcp6: bool,
-    /// Time between router advertisements.
+    /// The longest time between router advertisements.
     pub ra_period: Duration,
 }
 

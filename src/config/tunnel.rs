@@ -26,7 +26,7 @@ pub(super) const LARGEST_GROUP: u32 = 0x7fff_ffff;
 const SHORTEST: Duration = Duration::from_millis(10);
 /// Time between router advertisements, and what it can be: three of them are their lifetime, at most 9000 s (RFC 4861).
 const RA_PERIOD: Duration = Duration::from_secs(600);
-const RA_PERIODS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3000));
+const RA_PERIODS: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(3000));
 const SHORTEST_PERIOD: Duration = Duration::from_millis(100);
 
 /// Reads a tunnel file. There is a value unless the kind is missing or foreign; it is sound only without errors.

@@ -17,9 +17,9 @@ pub const ALL_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
 pub const SERVER_PORT: u16 = 547;
 const CLIENT_PORT: u16 = 546;
 
-/// Lifetimes of the address. The address stays as long as the card's identity; when that changes, the host behind learns of
-/// it within half an hour, and has given up the old address after two hours at the latest. A card that is replaced or
-/// restarted in that time answers the next renewal as if it had given the address itself.
+/// Lifetimes of the address. It stays as long as the card's identity; when that changes, the next renewal brings the new
+/// address, and without a card to renew the host behind has let go of the old one after two hours. A card that was restarted
+/// in that time answers the next renewal as if it had given the address itself.
 const PREFERRED: u32 = 3600;
 const VALID: u32 = 7200;
 /// T1 and T2 (RFC 8415 section 21.4): half, and four fifths, of the preferred lifetime.

@@ -347,6 +347,16 @@ fn a_card_that_was_restarted_renews_what_it_does_not_remember() {
 }
 
 #[test]
+fn a_card_with_another_identity_gives_the_new_address_and_ends_the_old() {
+    let mut server = Server::new(&Settings { own: OTHER, ..testing::settings() });
+    let reply = ask(&mut server, MessageType::Renew, vec![client(ALICE), to_us(), ia_na(1, &[OWN])]).unwrap();
+    let expected = (1, [1800, 2880], vec![(OTHER, 3600, 7200), (OWN, 0, 0)], None);
+    assert_eq!(associations(&reply), [expected]);
+    let reply = ask(&mut server, MessageType::Confirm, vec![client(ALICE), ia_na(1, &[OWN])]).unwrap();
+    assert_eq!(status(&reply), Code::NotOnLink);
+}
+
+#[test]
 fn another_host_takes_the_address_over_and_the_first_hears_so() {
     let mut server = server();
     request(&mut server, ALICE, NOW);
