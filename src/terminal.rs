@@ -1,6 +1,8 @@
 //! What text for people looks like: colour where a terminal shows it, and tables that fit. Whoever reads through a pipe gets
 //! every column and no escape sequence.
 
+pub mod password;
+
 use std::fmt;
 use std::io::IsTerminal;
 
