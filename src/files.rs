@@ -31,6 +31,14 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     fs::File::open(directory)?.sync_all()
 }
 
+/// As [`replace`]; root's file is its whose `like` is.
+pub fn replace_like(path: &Path, content: &[u8], mode: u32, like: &Path) -> io::Result<()> {
+    let (directory, file) = beside(path, content, mode)?;
+    yield_to_owner_of(like, file.as_file());
+    file.persist(path).map_err(|error| error.error)?;
+    fs::File::open(directory)?.sync_all()
+}
+
 /// As [`replace`], where there is nothing yet; `AlreadyExists` otherwise.
 pub fn create(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let (directory, file) = beside(path, content, mode)?;

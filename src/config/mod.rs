@@ -15,6 +15,8 @@ mod sink;
 mod tpm;
 mod tunnel;
 mod unavailable;
+#[cfg(feature = "enrol")]
+pub mod users;
 mod values;
 
 pub use findings::{Finding, Severity, findings_json};

@@ -31,6 +31,17 @@ pub fn day(seconds: i64) -> String {
         .map_or_else(|_| format!("{seconds} s after 1970"), |time| time.to_datetime().date().to_string())
 }
 
+/// `YYYY-MM-DDTHH:MM:SSZ` (RFC 3339) of seconds since 1970.
+pub fn moment(seconds: i64) -> String {
+    ASN1Time::from_timestamp(seconds).map_or_else(
+        |_| day(seconds),
+        |time| {
+            let time = time.to_datetime();
+            format!("{}T{:02}:{:02}:{:02}Z", time.date(), time.hour(), time.minute(), time.second())
+        },
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +60,8 @@ mod tests {
         assert_eq!(day(-62_167_219_200), "0000-01-01");
         assert_eq!(day(0), "1970-01-01");
         assert_eq!(day(253_402_300_799), "9999-12-31");
+        assert_eq!(moment(0), "1970-01-01T00:00:00Z");
+        assert_eq!(moment(1_767_323_045), "2026-01-02T03:04:05Z");
         assert_eq!(day(i64::MAX), format!("{} s after 1970", i64::MAX));
     }
 }

@@ -16,7 +16,7 @@ mod watch;
 
 pub use address::{address_of, ipv4_of, parse_address, unusable};
 pub(crate) use address::{addresses, common_names};
-pub use clock::{BUILD_EPOCH, clock_is_wrong, day, seconds};
+pub use clock::{BUILD_EPOCH, clock_is_wrong, day, moment, seconds};
 pub use create::{CreateError, LIFETIME, Version, keypair, request, self_signed};
 pub(crate) use error::clock_text;
 pub use error::{LoadError, Part};

@@ -1,5 +1,9 @@
 //! `enftun-router`: reads the command line and the configuration, runs the router or asks one that runs.
 
+mod endpoints;
+#[cfg(feature = "enrol")]
+mod users;
+
 use super::{Order, RouterError, control, metrics, serve};
 use crate::config;
 use crate::error::{Exit, chain};
@@ -43,6 +47,13 @@ enum Verb {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Who is enrolled, whether a router runs or not
+    #[command(subcommand)]
+    Endpoints(endpoints::Verb),
+    /// Who may enrol, and with which password
+    #[cfg(feature = "enrol")]
+    #[command(subcommand)]
+    Users(users::Verb),
 }
 
 /// The command line as a value: what the manual page and the completions are made of.
@@ -64,15 +75,15 @@ pub fn run<F: Display>(load: impl Fn(&Path) -> (Option<config::Router>, Vec<F>))
         Verb::Serve => run_router(&config),
         Verb::Status { json } => status(&config, json),
         Verb::Metrics { output } => print_metrics(&config, output),
+        Verb::Endpoints(verb) => endpoints::run(&config, verb),
+        #[cfg(feature = "enrol")]
+        Verb::Users(verb) => users::run(&config, verb),
     };
     match outcome {
         Ok(()) => Exit::Ok.into(),
         Err(error) => {
             eprintln!("enftun-router: {}", chain(&error));
-            match error {
-                RouterError::NotRunning { .. } => Exit::NotRunning.into(),
-                error => Exit::from(error.class()).into(),
-            }
+            error.exit().into()
         }
     }
 }
@@ -116,9 +127,13 @@ fn status(config: &config::Router, json: bool) -> Result<(), RouterError> {
         Ok(document) if json => document + "\n",
         _ => status.to_text(SystemTime::now(), &Terminal::of_stdout(Colour::Auto)),
     };
-    // A reader that closes the pipe early (`| head`) is no error.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    print(&text);
     Ok(())
+}
+
+/// A reader that closes the pipe early (`| head`) is no error.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn print_metrics(config: &config::Router, output: Option<PathBuf>) -> Result<(), RouterError> {

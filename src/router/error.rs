@@ -1,10 +1,12 @@
 //! Why a router does not start, or cannot be asked.
 
-use crate::error::Class;
+use super::registry::{KeyError, RegistryError};
+use crate::error::{Class, Exit};
 use crate::identity::LoadError;
+use crate::terminal::password::PasswordError;
 use crate::transport::tls::TlsError;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// Why a router does not start, or cannot be asked.
@@ -80,6 +82,54 @@ pub enum RouterError {
         /// Why.
         source: io::Error,
     },
+    /// Who is enrolled cannot be read or written.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Nobody can have this address.
+    #[error("{address} cannot be a client's: {why}")]
+    Unusable {
+        /// The address.
+        address: Ipv6Addr,
+        /// What it is instead.
+        why: &'static str,
+    },
+    /// What was given cannot be read.
+    #[error("cannot read {}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What was given is not what an endpoint is known by.
+    #[error("{} cannot be enrolled for {address}", file.display())]
+    Key {
+        /// The address.
+        address: Ipv6Addr,
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: KeyError,
+    },
+    /// There is no `[enrol]`.
+    #[error("the configuration has no [enrol]: there is no file of users")]
+    NoInterface,
+    /// Nobody of that name.
+    #[error("there is no user {name}")]
+    NoUser {
+        /// Who.
+        name: String,
+    },
+    /// No password came.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    /// A password cannot be hashed.
+    #[cfg(feature = "enrol")]
+    #[error("cannot hash the password")]
+    Hash {
+        /// What the library says.
+        source: argon2::password_hash::Error,
+    },
     /// Signals cannot be received, or threads not be started.
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
@@ -93,11 +143,29 @@ impl RouterError {
             | Self::Uplink { .. }
             | Self::Control { .. }
             | Self::Runtime(_)
+            | Self::Read { .. }
             | Self::Write { .. } => Class::Environment,
+            Self::Key { .. } | Self::Unusable { .. } | Self::NoUser { .. } => Class::Credentials,
+            Self::NoInterface => Class::Configuration,
+            Self::Password(error) => error.class(),
+            #[cfg(feature = "enrol")]
+            Self::Hash { .. } => Class::Bug,
+            Self::Registry(error) => error.class(),
             Self::Passed { .. } | Self::NoListener => Class::Configuration,
             Self::Credentials(error) => error.class(),
             Self::Tls(error) => error.class(),
             Self::Running(_) | Self::NotRunning { .. } | Self::NotAStatus { .. } => Class::Transient,
+        }
+    }
+
+    /// How `enftun-router` ends with it.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::NotRunning { .. } => Exit::NotRunning,
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NotFound,
+            Self::NoUser { .. } => Exit::NotFound,
+            Self::Password(error) if error.is_missing_file() => Exit::NotFound,
+            error => Exit::from(error.class()),
         }
     }
 }

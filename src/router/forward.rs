@@ -25,6 +25,8 @@ pub struct Client {
     pub address: Ipv6Addr,
     /// The only IPv4 source it may use.
     pub ipv4: Option<Ipv4Addr>,
+    /// It is a client by its enrolment, as long as that stands.
+    pub enrolled: bool,
 }
 
 /// What to do with a packet.
@@ -130,7 +132,7 @@ mod tests {
 
     const OWN: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
     const OWN4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-    const CLIENT: Client = Client { address: OWN, ipv4: Some(OWN4) };
+    const CLIENT: Client = Client { address: OWN, ipv4: Some(OWN4), enrolled: false };
     const ALL: Rules = Rules { between_clients: true, multicast: true, allow_ipv4: true, uplink: true };
     const NONE: Rules = Rules { between_clients: false, multicast: false, allow_ipv4: false, uplink: false };
 

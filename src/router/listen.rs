@@ -40,7 +40,11 @@ const NOT_SENT: u32 = 128 * 1024;
 #[derive(Debug)]
 pub struct Trust {
     tls: Arc<ServerConfig>,
-    clients: ClientTrust,
+    /// How the enrolment interface greets people.
+    #[cfg(feature = "enrol")]
+    pub interface: Arc<ServerConfig>,
+    /// Whom to let in.
+    pub clients: ClientTrust,
     /// The end of the own certificate's validity, seconds since 1970.
     pub not_after: i64,
 }
@@ -52,7 +56,13 @@ impl Trust {
         let anchors = config.client_ca_file.as_deref().map(Anchors::load).transpose()?;
         let clients = ClientTrust { anchors, endpoints_dir: config.endpoints_dir.clone() };
         let tls = server_config(&credentials, clients.clone(), &tls::VERSIONS)?;
-        Ok(Self { tls, clients, not_after: credentials.not_after })
+        Ok(Self {
+            tls,
+            #[cfg(feature = "enrol")]
+            interface: tls::interface_config(&credentials, &tls::VERSIONS)?,
+            clients,
+            not_after: credentials.not_after,
+        })
     }
 }
 
@@ -79,7 +89,7 @@ pub fn open(addresses: &[SocketAddr], passed: Vec<TcpListener>) -> Result<Vec<to
     Ok(listeners)
 }
 
-fn bind(address: SocketAddr, all: &[SocketAddr]) -> io::Result<tokio::net::TcpListener> {
+pub(super) fn bind(address: SocketAddr, all: &[SocketAddr]) -> io::Result<tokio::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -97,20 +107,24 @@ pub async fn accept(listener: tokio::net::TcpListener, hub: Arc<Hub>) {
         match listener.accept().await {
             Ok((io, peer)) => let_in(&hub, io, peer),
             Err(error) => {
-                let exhausted = matches!(
-                    error.raw_os_error().map(Errno::from_raw),
-                    Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
-                );
                 if let Some(more) = hub.refused_lines.allows() {
                     log::error!("cannot accept a connection: {error}{}", and_more(more));
                 }
                 // Other errors are of the one connection that is gone already.
-                if exhausted {
+                if is_exhausted(&error) {
                     tokio::time::sleep(EXHAUSTED).await;
                 }
             }
         }
     }
+}
+
+/// The host has no descriptor or memory left for one more connection.
+pub(super) fn is_exhausted(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
+    )
 }
 
 fn let_in(hub: &Arc<Hub>, io: TcpStream, peer: SocketAddr) {
@@ -155,7 +169,7 @@ async fn shake_hands(hub: &Hub, io: TcpStream) -> io::Result<(Client, Box<Wire>)
         // The verifier has accepted it a moment ago: it was revoked in between.
         io::Error::new(io::ErrorKind::PermissionDenied, "its certificate is no longer accepted")
     })?;
-    let client = Client { address: identity.address, ipv4: identity.ipv4 };
+    let client = Client { address: identity.address, ipv4: identity.ipv4, enrolled: identity.enrolled };
     Ok((client, Box::new(Wire::new(io, Connection::Server(tls)))))
 }
 

@@ -15,6 +15,7 @@ pub fn document(status: Option<&Status>, now: SystemTime) -> String {
     text.gauge("enftun_router_up", help, &[], status.is_some());
     if let Some(status) = status {
         router(&mut text, status, now);
+        enrolment(&mut text, status);
         traffic(&mut text, status);
     }
     text.text()
@@ -45,6 +46,22 @@ fn router(to: &mut Exposition, status: &Status, now: SystemTime) {
     to.counter("enftun_router_handshakes_failed", "Connections whose TLS handshake failed.", failed);
     let help = "Connections that were refused because there were too many.";
     to.counter("enftun_router_connections_refused", help, status.totals.refused);
+    let help = "Sessions that were ended because their client is one no more.";
+    to.counter("enftun_router_sessions_revoked", help, status.totals.revoked);
+}
+
+/// Where there is an interface for it.
+fn enrolment(to: &mut Exposition, status: &Status) {
+    let Some(enrol) = &status.enrol else { return };
+    let mut logins = Family::counter("enftun_router_enrol_logins", "Logins at the enrolment interface.");
+    logins.add(&[("outcome", "done")], enrol.logins);
+    logins.add(&[("outcome", "refused")], enrol.logins_refused);
+    to.family(&logins);
+    let mut requests = Family::counter("enftun_router_enrol_requests", "Requests for an address.");
+    for (outcome, count) in [("new", enrol.enrolled), ("renewed", enrol.renewed), ("refused", enrol.refused)] {
+        requests.add(&[("outcome", outcome)], count);
+    }
+    to.family(&requests);
 }
 
 /// Of clients, and of the uplink where there is one.

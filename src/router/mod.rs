@@ -7,6 +7,8 @@
 //! | [`sessions`] | who has which address |
 //! | [`session`] | one session's task |
 //! | [`listen`] | sockets, handshakes, whom to let in |
+//! | [`registry`], [`revocation`] | who is enrolled and who is revoked, on disk; the end of a revoked client's session |
+//! | `enrol` | the interface that enrols clients |
 //! | [`uplink`] | the TUN device |
 //! | [`control`], [`status`] | what the router shows of itself |
 //! | [`cli`] | `enftun-router` |
@@ -16,11 +18,15 @@
 pub mod cli;
 pub mod control;
 pub mod duplicates;
+#[cfg(feature = "enrol")]
+pub mod enrol;
 mod error;
 pub mod forward;
 pub mod listen;
 mod metrics;
 pub mod quiet;
+pub mod registry;
+mod revocation;
 pub mod session;
 pub mod sessions;
 pub mod status;
@@ -65,6 +71,8 @@ pub struct Hub {
     pub sessions: Sessions,
     rules: Rules,
     uplink: Option<Uplink>,
+    #[cfg(feature = "enrol")]
+    enrol: Option<Arc<enrol::Interface>>,
     trust: RwLock<Arc<Trust>>,
     /// One per connection, from its first byte to its last.
     places: Arc<Semaphore>,
@@ -74,6 +82,7 @@ pub struct Hub {
     listeners: Vec<SocketAddr>,
     handshakes_failed: AtomicU64,
     connections_refused: AtomicU64,
+    sessions_revoked: AtomicU64,
     refused_lines: Quiet,
     handshake_lines: Quiet,
 }
@@ -93,6 +102,14 @@ pub async fn serve(
         Some(tun) => Some(Uplink::open(tun).await?),
         None => None,
     };
+    #[cfg(feature = "enrol")]
+    let (interface, counter) = match &config.enrol {
+        Some(enrol) => {
+            let (interface, listener) = enrol::Interface::open(config, enrol)?;
+            (Some(Arc::new(interface)), Some(listener))
+        }
+        None => (None, None),
+    };
     let control = control::Socket::bind(&config.control_socket)?;
     let all_places = u32::try_from((config.max_sessions + COMING_AND_GOING).min(Semaphore::MAX_PERMITS));
     let all_places = all_places.unwrap_or(u32::MAX);
@@ -105,6 +122,8 @@ pub async fn serve(
             uplink: uplink.is_some(),
         },
         uplink,
+        #[cfg(feature = "enrol")]
+        enrol: interface,
         trust: RwLock::new(trust),
         places: Arc::new(Semaphore::new(all_places as usize)),
         all_places,
@@ -113,6 +132,7 @@ pub async fn serve(
         listeners: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
         handshakes_failed: AtomicU64::new(0),
         connections_refused: AtomicU64::new(0),
+        sessions_revoked: AtomicU64::new(0),
         refused_lines: Quiet::default(),
         handshake_lines: Quiet::default(),
     });
@@ -123,6 +143,12 @@ pub async fn serve(
         doors.spawn(listen::accept(listener, Arc::clone(&hub)));
     }
     doors.spawn(control::answer(control, Arc::clone(&hub)));
+    doors.spawn(revocation::watch(Arc::clone(&hub), config.endpoints_dir.clone()));
+    #[cfg(feature = "enrol")]
+    if let (Some(interface), Some(listener)) = (&hub.enrol, counter) {
+        log::info!(ENFTUN_LISTEN:% = interface.listener; "enrolling clients on {}", interface.listener);
+        doors.spawn(enrol::accept(listener, Arc::clone(&hub), Arc::clone(interface)));
+    }
     if hub.uplink.is_some() {
         doors.spawn(uplink::pump(Arc::clone(&hub)));
     }
@@ -253,15 +279,27 @@ impl Hub {
             listeners: self.listeners.clone(),
             uplink: self.uplink.as_ref().map(|uplink| uplink.tun.name().to_owned()),
             certificate_not_after: self.trust().not_after,
+            enrol: self.enrol_status(),
             sessions,
             totals: Totals {
                 handshakes_failed: self.handshakes_failed.load(Relaxed),
                 refused: self.connections_refused.load(Relaxed),
+                revoked: self.sessions_revoked.load(Relaxed),
                 sum,
                 uplink,
             },
             warnings: duplicates.into_iter().map(|(address, count)| Warning::duplicate(address, count)).collect(),
         }
+    }
+
+    #[cfg(feature = "enrol")]
+    fn enrol_status(&self) -> Option<status::EnrolStatus> {
+        self.enrol.as_ref().map(|interface| interface.desk.status(interface.listener))
+    }
+
+    #[cfg(not(feature = "enrol"))]
+    fn enrol_status(&self) -> Option<status::EnrolStatus> {
+        None
     }
 
     fn trust(&self) -> Arc<Trust> {

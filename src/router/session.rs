@@ -61,6 +61,8 @@ pub async fn run(mut task: Task) {
     let membership = Membership(Arc::clone(&task.hub), Arc::clone(&task.me));
     let arrival = task.hub.sessions.arrive(&task.me, std::time::Instant::now());
     let (address, peer) = (task.me.client.address, task.me.peer);
+    // Whoever was revoked after the handshake and before now was not found by the one who looks for sessions to end.
+    super::revocation::judge(&task.hub, address);
     let held = match arrival {
         Arrival::Present => Ok(()),
         Arrival::Held(until) => {

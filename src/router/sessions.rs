@@ -283,6 +283,37 @@ impl Sessions {
         if book.held.get(&address).is_some_and(|held| held.id == session.id) {
             book.held.remove(&address);
         }
+        self.release(&mut book, session);
+    }
+
+    /// Ends those sessions of an address at once: nothing is forwarded from or to them from now on, and they get a goodbye.
+    /// Returns them.
+    pub fn end(&self, address: Ipv6Addr, which: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
+        let mut book = self.book();
+        let of_address = book.by_address.get(&address).map_or(&[][..], Vec::as_slice);
+        let ended: Vec<_> =
+            of_address.iter().filter(|session| session.phase() != Phase::Closing && which(session)).cloned().collect();
+        for session in &ended {
+            session.order(Phase::Closing);
+            if book.held.get(&address).is_some_and(|held| held.id == session.id) {
+                book.held.remove(&address);
+            }
+        }
+        for session in &ended {
+            self.release(&mut book, session);
+        }
+        ended
+    }
+
+    /// Every address that has a session, or had one that is not gone yet.
+    pub fn addresses(&self) -> Vec<Ipv6Addr> {
+        self.book().by_address.keys().copied().collect()
+    }
+
+    /// A session does not have its address any more, if it had it: the one that was held gets it, else the newest of those
+    /// that it was taken from.
+    fn release(&self, book: &mut Book, session: &Arc<Session>) {
+        let address = session.client.address;
         let freed = {
             let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
             routes.forget_v4(session);
@@ -293,13 +324,13 @@ impl Sessions {
             return;
         }
         if let Some(next) = book.held.remove(&address) {
-            self.install(&mut book, &next);
+            self.install(book, &next);
             book.duplicates.took_over(address);
         } else {
             let of_address = book.by_address.get(&address).map_or(&[][..], Vec::as_slice);
             let back = of_address.iter().rev().find(|other| other.advance(Phase::Superseded, Phase::Present)).cloned();
             if let Some(back) = back {
-                self.install(&mut book, &back);
+                self.install(book, &back);
             }
         }
     }
@@ -396,7 +427,8 @@ mod tests {
     const OTHER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 
     fn session(sessions: &Sessions, address: Ipv6Addr, ipv4: Option<Ipv4Addr>) -> Arc<Session> {
-        let (session, _) = sessions.create(Client { address, ipv4 }, "[::1]:1".parse().unwrap(), "TLSv1.3", None);
+        let (session, _) =
+            sessions.create(Client { address, ipv4, enrolled: false }, "[::1]:1".parse().unwrap(), "TLSv1.3", None);
         let proof = Some([u8::try_from(session.id).unwrap(); 16]);
         Arc::new(Session { proof, ..Arc::into_inner(session).unwrap() })
     }
@@ -553,8 +585,12 @@ mod tests {
     #[test]
     fn a_full_queue_drops_and_counts() {
         let sessions = Sessions::new(1);
-        let (session, mut queue) =
-            sessions.create(Client { address: ADDRESS, ipv4: None }, "[::1]:1".parse().unwrap(), "TLSv1.3", None);
+        let (session, mut queue) = sessions.create(
+            Client { address: ADDRESS, ipv4: None, enrolled: false },
+            "[::1]:1".parse().unwrap(),
+            "TLSv1.3",
+            None,
+        );
         for _ in 0..QUEUE + 3 {
             session.deliver(&[6; 40]);
         }

@@ -22,6 +22,8 @@ pub struct Status {
     pub uplink: Option<String>,
     /// The end of the router's own certificate, seconds since 1970.
     pub certificate_not_after: i64,
+    /// The enrolment interface, where there is one.
+    pub enrol: Option<EnrolStatus>,
     /// Every session in the order of arrival.
     pub sessions: Vec<SessionStatus>,
     /// Since the start, over all sessions that were.
@@ -66,11 +68,30 @@ pub struct Totals {
     pub handshakes_failed: u64,
     /// Connections that were one too many.
     pub refused: u64,
+    /// Sessions that were ended because their client is one no more.
+    pub revoked: u64,
     /// What all sessions counted.
     #[serde(flatten)]
     pub sum: Sum,
     /// What came from and went to the host by the uplink.
     pub uplink: Sum,
+}
+
+/// The enrolment interface, since the start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolStatus {
+    /// Where it listens.
+    pub listener: SocketAddr,
+    /// Logins.
+    pub logins: u64,
+    /// Logins that were refused, also because there were too many.
+    pub logins_refused: u64,
+    /// Addresses that were given out.
+    pub enrolled: u64,
+    /// Keys that were replaced.
+    pub renewed: u64,
+    /// Requests for an address that were refused.
+    pub refused: u64,
 }
 
 /// A sum of counters.
@@ -154,6 +175,12 @@ impl Status {
             sum.tx_packets,
             drops(&sum.drops),
         );
+        if let Some(enrol) = &self.enrol {
+            text += &format!(
+                "enrolling on {}: {} addresses given, {} keys renewed, {} refused; {} logins, {} refused\n",
+                enrol.listener, enrol.enrolled, enrol.renewed, enrol.refused, enrol.logins, enrol.logins_refused,
+            );
+        }
         for warning in &self.warnings {
             let rest = format!(": {} (seen {} times)", warning.text, warning.count);
             text += &terminal.show(&[Span::new(Tone::Notice, "warning"), rest.into()]);

@@ -88,6 +88,23 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
+/// How a router greets those who have no certificate yet: its enrolment interface speaks HTTP/1.1.
+#[cfg(feature = "enrol")]
+pub fn interface_config(
+    credentials: &Credentials,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(versions)
+        .map_err(TlsError::Versions)?
+        .with_no_client_auth()
+        .with_cert_resolver(always(credentials));
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
 /// One certificate, whatever issuers the far end names: our issuer may be known to it by a key alone. The builders'
 /// own ways to say so parse the certificate, and refuse v1.
 fn always(credentials: &Credentials) -> Arc<SingleCertAndKey> {

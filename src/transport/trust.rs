@@ -10,7 +10,9 @@ mod error;
 mod path;
 mod router;
 
-pub use client::{ClientIdentity, ClientTrust, ClientVerifier, client_identity};
+pub use client::{
+    ClientIdentity, ClientTrust, ClientVerifier, ENDPOINT, REVOKED, client_identity, endpoint_file, revocation_file,
+};
 pub use error::{TrustError, Usage};
 pub use path::Anchors;
 pub(crate) use router::ip_address;

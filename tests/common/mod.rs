@@ -5,6 +5,8 @@ pub mod bus;
 pub mod certs;
 pub mod client;
 pub mod echo;
+#[cfg(feature = "enrol")]
+pub mod enrol;
 pub mod fake_router;
 pub mod logind;
 pub mod middle;

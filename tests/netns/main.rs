@@ -5,6 +5,8 @@
 mod common;
 
 mod daemon;
+#[cfg(feature = "enrol")]
+mod enrol;
 mod firewall;
 mod guard;
 mod healing;

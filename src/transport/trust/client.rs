@@ -20,9 +20,25 @@ pub struct ClientTrust {
     /// The client CA file: a certificate under it may use the address in it.
     pub anchors: Option<Anchors>,
     /// One file per enrolled client, `ADDRESS.pem` with the address in its canonical text, holding a certificate or a
-    /// public key. It is read at each handshake: enrolment and revocation need no restart.
+    /// public key; and one, `ADDRESS.revoked`, per address that nobody may use, whoever signed its certificate. It is read
+    /// at each handshake: enrolment and revocation need no restart.
     pub endpoints_dir: PathBuf,
 }
+
+/// The file that enrols an address.
+pub fn endpoint_file(endpoints_dir: &Path, address: Ipv6Addr) -> PathBuf {
+    endpoints_dir.join(format!("{address}.{ENDPOINT}"))
+}
+
+/// The file that revokes an address, whatever it holds.
+pub fn revocation_file(endpoints_dir: &Path, address: Ipv6Addr) -> PathBuf {
+    endpoints_dir.join(format!("{address}.{REVOKED}"))
+}
+
+/// The ends of the two files' names.
+pub const ENDPOINT: &str = "pem";
+/// See [`ENDPOINT`].
+pub const REVOKED: &str = "revoked";
 
 /// What a client's certificate entitles it to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +48,8 @@ pub struct ClientIdentity {
     /// The only IPv4 address that it may use. One that the client wrote into a certificate by itself does not count:
     /// the certificate is under the client CA, or is itself the enrolled one.
     pub ipv4: Option<Ipv4Addr>,
+    /// It was let in by its file in `endpoints_dir`, and not by the client CA.
+    pub enrolled: bool,
 }
 
 /// Who sits at the far end of a finished handshake, judged once more at this moment.
@@ -41,6 +59,15 @@ pub fn client_identity(chain: &[CertificateDer<'_>], trust: &ClientTrust) -> Opt
 }
 
 impl ClientTrust {
+    /// Whether a client that was let in would still be, as far as the directory has a say. What cannot be told changes
+    /// nothing for who is in.
+    pub fn still_holds(&self, address: Ipv6Addr, enrolled: bool) -> bool {
+        let is_there =
+            |file: &Path| is_there(file).unwrap_or_else(|_| file.extension().is_some_and(|end| end == ENDPOINT));
+        !is_there(&revocation_file(&self.endpoints_dir, address))
+            && (!enrolled || is_there(&endpoint_file(&self.endpoints_dir, address)))
+    }
+
     fn judge(
         &self,
         leaf: &CertificateDer<'_>,
@@ -54,16 +81,24 @@ impl ClientTrust {
         if let Some(why) = unusable(address) {
             return Err(TrustError::Unusable { address, why }.into());
         }
+        let file = revocation_file(&self.endpoints_dir, address);
+        match is_there(&file) {
+            Ok(false) => {}
+            Ok(true) => return Err(CertificateError::Revoked),
+            Err(source) => return Err(TrustError::Endpoint { address, file, source }.into()),
+        }
         let under_ca = match &self.anchors {
             Some(anchors) => anchors.verify(leaf, intermediates, Usage::Client, now),
             None => Err(CertificateError::UnknownIssuer),
         };
-        let Err(refused) = under_ca else { return Ok(ClientIdentity { address, ipv4: ipv4_of(leaf) }) };
+        let Err(refused) = under_ca else {
+            return Ok(ClientIdentity { address, ipv4: ipv4_of(leaf), enrolled: false });
+        };
 
-        let file = self.endpoints_dir.join(format!("{address}.pem"));
+        let file = endpoint_file(&self.endpoints_dir, address);
         match enrolled(&file, leaf, certificate.tbs_certificate.subject_pki.raw) {
-            Ok(Match::Certificate) => Ok(ClientIdentity { address, ipv4: ipv4_of(leaf) }),
-            Ok(Match::Key) => Ok(ClientIdentity { address, ipv4: None }),
+            Ok(Match::Certificate) => Ok(ClientIdentity { address, ipv4: ipv4_of(leaf), enrolled: true }),
+            Ok(Match::Key) => Ok(ClientIdentity { address, ipv4: None, enrolled: true }),
             Ok(Match::No) => Err(TrustError::OtherKey { address, file }.into()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(match refused {
                 CertificateError::UnknownIssuer => TrustError::NotEnrolled { address, file }.into(),
@@ -71,6 +106,14 @@ impl ClientTrust {
             }),
             Err(source) => Err(TrustError::Endpoint { address, file, source }.into()),
         }
+    }
+}
+
+fn is_there(file: &Path) -> io::Result<bool> {
+    match file.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

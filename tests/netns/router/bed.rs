@@ -34,7 +34,7 @@ pub const HOST: &str = "fd00:8f80::1";
 pub struct Fleet {
     pub dir: tempfile::TempDir,
     pub ca: Ca,
-    ca_file: PathBuf,
+    pub ca_file: PathBuf,
 }
 
 impl Fleet {

@@ -46,11 +46,11 @@ impl Program {
         running
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub fn run(&self, arguments: &[&str]) -> Output {
         self.command().args(arguments).output().unwrap()
     }
 
-    fn wait_until_it_answers(&self) {
+    pub fn wait_until_it_answers(&self) {
         wait_for("the router answers", || self.run(&["status"]).status.success());
     }
 
@@ -61,11 +61,11 @@ impl Program {
     }
 }
 
-fn signal(program: &Running, signal: Signal) {
+pub fn signal(program: &Running, signal: Signal) {
     kill(Pid::from_raw(program.0.id().try_into().unwrap()), signal).unwrap();
 }
 
-fn wait_for_the_end(mut program: Running) -> ExitStatus {
+pub fn wait_for_the_end(mut program: Running) -> ExitStatus {
     let mut status = None;
     wait_for("the router ends", || {
         status = program.0.try_wait().unwrap();
@@ -145,7 +145,7 @@ fn metrics_tell_collectors_what_the_status_tells() {
                 let left = samples.value("enftun_router_certificate_left_seconds{}");
                 assert!((end - now - left).abs() < 60.0, "{left}");
                 assert!(samples.value("enftun_router_uptime_seconds{}") <= status.uptime as f64);
-                samples.are_documented("enftun_router_", "");
+                samples.are_documented("enftun_router_", "enftun_router_enrol_");
                 let of = |what: &str| samples.names().iter().filter(|name| name.contains(what)).count();
                 assert_eq!((of("side=uplink"), of("fd00:")), (0, 0), "no uplink here, and no series per client");
             });
