@@ -3,5 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "tpm")]
+    enftun::sys::environment::quieten_tss2();
     enftun::cli::main()
 }

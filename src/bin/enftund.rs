@@ -8,6 +8,8 @@ use std::error::Error;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "tpm")]
+    enftun::sys::environment::quieten_tss2();
     let arguments = Arguments::parse();
     let options = arguments.options();
     match arguments.verb {

@@ -1,6 +1,8 @@
-//! What no safe interface offers: ioctls of the TUN device, descriptors that others hand us. The only unsafe code of the program.
+//! What no safe interface offers: ioctls of the TUN device, descriptors that others hand us, the environment. The only unsafe code of the program.
 
 pub mod clock;
+#[cfg(feature = "tpm")]
+pub mod environment;
 pub mod inotify;
 pub mod passed;
 pub mod tun;

@@ -19,6 +19,7 @@ pub mod relay;
 pub mod roaming;
 pub mod schema;
 pub mod seeded;
+pub mod swtpm;
 pub mod unruly;
 pub mod verbs;
 

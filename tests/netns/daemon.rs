@@ -12,6 +12,8 @@ use std::process::{Child, ChildStdout, Output, Stdio};
 mod api;
 mod portal;
 mod renewal;
+#[cfg(feature = "tpm")]
+mod tpm;
 
 /// The client's address in the overlay, and the router's own on its uplink.
 const OWN: &str = "fd00:8f80:1::1234";

@@ -24,4 +24,6 @@ mod roaming;
 mod router;
 mod ruleset;
 mod session;
+#[cfg(feature = "tpm")]
+mod tpm;
 mod trusted;

@@ -46,6 +46,7 @@ fn an_rpm_holds_what_the_deb_holds() {
         for (rpm, deb) in [
             ("libc.so.6(GLIBC_2.34)", "libc6 (>= "),
             ("systemd >= 252", "systemd (>= 252)"),
+            ("libtss2-esys.so.0", "libtss2-esys-3.0.2-0 (>= "),
             ("nftables", "nftables"),
             ("dbus\n", "dbus-system-bus"),
         ] {

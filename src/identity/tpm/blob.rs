@@ -85,9 +85,17 @@ impl Blob {
         let blocks = pem::parse_many(file).map_err(|_| BlobError::Damaged)?;
         let block = blocks.into_iter().find(|block| [LABEL, OLD_LABEL].contains(&block.tag()));
         let block = block.ok_or(BlobError::Damaged)?;
+        Self::from_ber(block.contents())
+    }
+
+    /// Reads what is in the armour: `TPMKey`, or its older form.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn from_ber(bytes: &[u8]) -> Result<Self, BlobError> {
         let mut refused = None;
         // Not DER: the C client's TRUE is 1.
-        let read = yasna::parse_ber(block.contents(), |reader| {
+        let read = yasna::parse_ber(bytes, |reader| {
             reader.read_sequence(|reader| {
                 let kind = reader.next().read_oid()?;
                 if kind.components().as_slice() == OLD_LOADABLE {

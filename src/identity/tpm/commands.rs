@@ -201,13 +201,12 @@ fn signing(curve: Curve) -> Result<Public, Error> {
         .with_no_da(true)
         .with_sign_encrypt(true)
         .build()?;
+    let scheme = EccScheme::EcDsa(HashScheme::new(curve.hash()));
     PublicBuilder::new()
         .with_public_algorithm(PublicAlgorithm::Ecc)
         .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
         .with_object_attributes(attributes)
-        .with_ecc_parameters(
-            PublicEccParametersBuilder::new_unrestricted_signing_key(EccScheme::Null, curve.tpm()).build()?,
-        )
+        .with_ecc_parameters(PublicEccParametersBuilder::new_unrestricted_signing_key(scheme, curve.tpm()).build()?)
         .with_ecc_unique_identifier(EccPoint::default())
         .build()
 }

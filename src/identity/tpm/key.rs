@@ -80,7 +80,10 @@ pub fn create(tpm: &Tpm, algorithm: Algorithm) -> Result<(TpmKey, Blob), TpmErro
 
 impl TpmKey {
     /// The key of a file or a handle, which the TPM has or takes.
-    pub(super) fn open(tpm: &Tpm, at: At) -> Result<Self, TpmError> {
+    ///
+    /// # Errors
+    /// As [`super::open`].
+    pub fn open(tpm: &Tpm, at: At) -> Result<Self, TpmError> {
         let public = commands::public(tpm, at.clone())?;
         Self::new(tpm, at, &public)
     }
