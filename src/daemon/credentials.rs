@@ -20,12 +20,16 @@ fn files(tunnel: &config::Tunnel) -> Vec<PathBuf> {
     let passed = identity::credentials_directory();
     let source = identity::find(tunnel, passed.as_deref());
     let own = source.map_or_else(|_| Vec::new(), |source| source.files());
-    own.into_iter().chain(anchors(tunnel)).collect()
+    own.into_iter().chain(others(tunnel)).collect()
 }
 
-/// What is in a TPM is not watched: the next session reads it.
-fn anchors(tunnel: &config::Tunnel) -> Option<PathBuf> {
-    tunnel.remote.ca_cert_file.file().map(Path::to_owned)
+/// Trust anchors, and what a provisioner enrols with. What is in a TPM is not watched: the next session reads it.
+fn others(tunnel: &config::Tunnel) -> Vec<PathBuf> {
+    let config::Kind::Enf(enf) = &tunnel.kind;
+    let enrol = enf.enrol.as_ref().filter(|enrol| enrol.provisioner.is_some());
+    let theirs = enrol.map(|enrol| [enrol.ca_cert_file.file(), enrol.password_file.as_deref()]);
+    let all = [tunnel.remote.ca_cert_file.file()].into_iter().chain(theirs.into_iter().flatten());
+    all.flatten().map(Path::to_owned).collect()
 }
 
 /// What is in the files now, and who may read them; a file that cannot be read is as one that is not there.
@@ -68,9 +72,8 @@ impl Daemon {
     /// The files of all tunnels are watched, and no others.
     pub(super) fn watch_credentials(&mut self) {
         let passed = identity::credentials_directory();
-        let of = |tunnel: &config::Tunnel| {
-            identity::candidates(tunnel, passed.as_deref()).into_iter().chain(anchors(tunnel))
-        };
+        let of =
+            |tunnel: &config::Tunnel| identity::candidates(tunnel, passed.as_deref()).into_iter().chain(others(tunnel));
         let all: Vec<PathBuf> = self.tunnels.values().flat_map(|tunnel| of(&tunnel.config)).collect();
         self.credentials.watch(all);
     }

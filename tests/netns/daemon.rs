@@ -11,6 +11,8 @@ use std::process::{Child, ChildStdout, Output, Stdio};
 
 mod api;
 mod portal;
+#[cfg(feature = "enrol")]
+mod provisioning;
 mod renewal;
 #[cfg(feature = "tpm")]
 mod tpm;
