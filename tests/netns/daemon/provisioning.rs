@@ -76,7 +76,9 @@ impl World {
         let directory = self.path().join("state/identity");
         std::fs::create_dir_all(&directory).unwrap();
         let (cert, key) = Ca::v3("Another Root").sign_v3(leaf).write(&directory, "enf0");
-        [&directory, &cert, &key].map(|path| chown(path, Some(daemon_user()), None).unwrap());
+        for path in [&directory, &cert, &key] {
+            chown(path, Some(daemon_user()), None).unwrap();
+        }
     }
 
     /// The addresses that the router has enrolled.
