@@ -35,7 +35,7 @@ use std::time::Duration;
 pub type LinkAddress = [u8; 6];
 
 /// What the card is to the host behind it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The card's link-layer address on that link: source of its frames, target of its neighbour advertisements.
     pub lladdr: LinkAddress,

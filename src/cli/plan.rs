@@ -29,7 +29,7 @@ pub fn run(args: Plan) -> Result<(), CliError> {
     let plan = plan::build(&tunnel, &load_groups(&paths)?, facts);
     let host = Host::of([&plan], daemon_user());
     let Kind::Enf(enf) = &tunnel.kind;
-    let dns = enf.dns.as_ref().filter(|_| args.state == Phase::Connected);
+    let dns = enf.dns.as_ref().filter(|_| args.state == Phase::Connected && enf.advertise.is_none());
     let names: Vec<String> = dns.map(|dns| dns.resolvectl(&enf.tun.dev).into()).unwrap_or_default();
     if args.json {
         let of_tunnel = plan::diff(&plan, &Observed::default());

@@ -48,7 +48,8 @@ pub async fn run(args: Run) -> Result<(), CliError> {
     if enf.route.lockdown == Lockdown::Boot {
         enf.route.lockdown = Lockdown::Session;
     }
-    let by_hand = enf.dns.as_ref().map(|dns| dns.resolvectl(&enf.tun.dev).join("; "));
+    let by_hand =
+        enf.dns.as_ref().filter(|_| enf.advertise.is_none()).map(|dns| dns.resolvectl(&enf.tun.dev).join("; "));
     logging::init("enftunctl", LevelFilter::Warn, Some(STATES));
     if let Some(by_hand) = by_hand {
         log::warn!(

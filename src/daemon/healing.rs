@@ -105,13 +105,18 @@ impl Daemon {
         (tunnel.in_force, tunnel.ifindex) = (wanted, applied.ifindex);
         // Sessions that did not notice, because their device was given another name or went to another namespace, carry
         // nothing any more.
-        let lost = tunnel.session_on != applied.ifindex && !tunnel.sessions.is_empty();
+        // Those of a router card have no device.
+        let lost = tunnel.session_on != applied.ifindex && !tunnel.sessions.is_empty() && !tunnel.is_card();
         let well = applied.changes.is_empty() && !lost;
         if !applied.changes.is_empty() {
             let repair = tunnel.repairs.note(applied.changes.join("; "), now);
             self.tell(name, repair);
             self.publish();
         }
+        for port in &applied.arrived {
+            log::info!(ENFTUN_TUNNEL = name; "the port of the host behind is there: {port}");
+        }
+        self.serve(name, applied.tap);
         if lost {
             self.lose_device(name, &plan.scope.dev).await;
         }

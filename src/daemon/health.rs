@@ -3,6 +3,7 @@
 
 use super::Daemon;
 use crate::config::Severity;
+use crate::kernel;
 use crate::logging::message;
 use crate::state::health::{self, Code, Reach, Warning};
 use std::time::SystemTime;
@@ -40,6 +41,13 @@ impl Daemon {
                 failure.text
             );
             warnings.push(Warning::new(Code::NotRenewed, Severity::Error, text).of(name));
+        }
+        for (name, tunnel) in &self.tunnels {
+            let port = tunnel.applied.card.as_ref().map(|card| &card.port);
+            if let Some(port) = port.filter(|port| !kernel::exists(port)) {
+                let text = format!("the interface {port} is not there, which the host behind is on; it is waited for");
+                warnings.push(Warning::new(Code::CardPortMissing, Severity::Warning, text).of(name));
+            }
         }
         let now = SystemTime::now();
         for (name, tunnel) in &self.tunnels {

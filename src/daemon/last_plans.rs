@@ -124,7 +124,7 @@ mod tests {
 
     fn plan(table: u32) -> Plan {
         let prefixes = vec!["fd00:8f80::/32".parse().unwrap()];
-        Scope { dev: "enf0".to_owned(), table, mark: 363, mask: u32::MAX, prefixes }.empty()
+        Scope { dev: "enf0".to_owned(), table, mark: 363, mask: u32::MAX, prefixes, port: None }.empty()
     }
 
     #[test]

@@ -4,6 +4,7 @@
 pub mod addresses;
 mod adoption;
 pub mod arguments;
+mod card;
 pub mod command;
 mod credentials;
 mod healing;
@@ -24,6 +25,7 @@ mod watchdog;
 pub use command::{Answer, Caller, Command, Core, Refusal, ReloadScope, Request};
 pub use snapshot::{GroupSnapshot, Snapshot, Tampering, Transition, TunnelSnapshot};
 
+use crate::card::Duid;
 use crate::config::{Finding, Group, Loaded, ProbeUrl};
 use crate::error::chain;
 use crate::identity::CredentialsWatch;
@@ -112,6 +114,8 @@ pub struct Daemon {
     started: Instant,
     started_at: SystemTime,
     random: RandomState,
+    /// Of our DHCPv6 server, once it was needed.
+    duid: Option<Duid>,
     draws: u64,
 }
 
@@ -174,6 +178,7 @@ impl Daemon {
             started: Instant::now(),
             started_at: SystemTime::now(),
             random: RandomState::new(),
+            duid: None,
             draws: 0,
         };
         daemon.publish();
@@ -422,6 +427,7 @@ impl Daemon {
             }
             tunnel.in_force = wanted;
         }
+        self.serve(name, applied.tap);
         Event::Applied
     }
 
@@ -433,6 +439,7 @@ impl Daemon {
         if wanted != Wanted::Open {
             note(name, self.in_force.set(name, &plan));
         }
+        tunnel.take_leave(&plan).await;
         tunnel.applied.tighten(&plan);
         let mut changes = match self.apply_host().await {
             Ok(changes) => changes,

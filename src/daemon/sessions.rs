@@ -184,10 +184,16 @@ impl Daemon {
         self.note_credentials(name).await;
         let now = self.now();
         let tunnel = self.tunnels.get_mut(name)?;
-        let Some(tun) = self.kernel.tun(tunnel.dev()) else {
-            let text = format!("the device {} is gone", tunnel.dev());
-            let failure = Failure::new(Reason::LinkLost, Class::Transient, text);
-            return Some(Event::Ended(id, Ended { failure, unheard: false }));
+        let tun = match tunnel.is_card() {
+            true => tunnel.queue_of_card().map_err(|error| format!("make the way to the host behind: {error}")),
+            false => self.kernel.tun(tunnel.dev()).ok_or_else(|| format!("the device {} is gone", tunnel.dev())),
+        };
+        let tun = match tun {
+            Ok(tun) => tun,
+            Err(text) => {
+                let failure = Failure::new(Reason::LinkLost, Class::Transient, text);
+                return Some(Event::Ended(id, Ended { failure, unheard: false }));
+            }
         };
         tunnel.session_on = tunnel.ifindex;
         let remotes = match tunnel.state.successor() {

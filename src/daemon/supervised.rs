@@ -1,5 +1,6 @@
 //! One tunnel as the daemon holds it: its configuration, its state, its session, and how it looks from outside.
 
+use super::card::HostBehind;
 use super::credentials::Fingerprint;
 use super::healing::Repairs;
 use super::roaming::Outlook;
@@ -37,6 +38,8 @@ pub(super) struct Supervised {
     pub upstream: Upstream,
     /// The device that the sessions read and write.
     pub session_on: Option<u32>,
+    /// Whom the sessions of a router card carry for.
+    pub behind: Option<HostBehind>,
     pub counters: Arc<Counters>,
     /// When the state machine wants to be woken.
     pub due: Option<Moment>,
@@ -67,6 +70,7 @@ impl Supervised {
             preferred: Vec::new(),
             upstream: Upstream::default(),
             session_on: None,
+            behind: None,
             counters: Arc::default(),
             due: None,
             since: SystemTime::now(),
@@ -157,7 +161,8 @@ impl Supervised {
             table: enf.route.table,
             autoconnect: self.config.autoconnect,
             lockdown: enf.route.lockdown.as_str(),
-            dns: enf.dns.clone(),
+            // On a router card they are the host's behind: nothing here reaches them.
+            dns: enf.dns.clone().filter(|_| !self.is_card()),
             tls: link.map(|link| link.tls.clone()),
             counters: self.counters.clone(),
         }

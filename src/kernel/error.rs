@@ -46,6 +46,34 @@ pub enum KernelError {
         /// What it is.
         kind: String,
     },
+    /// A link has the name of a device of ours, and is not ours.
+    #[error(
+        "{dev} exists and is not ours ({kind}); the devices of [advertise] are called after tun.dev: choose another, or remove this one"
+    )]
+    Taken {
+        /// Interface name.
+        dev: String,
+        /// What it is.
+        kind: String,
+    },
+    /// The port that the host behind is on is in other hands.
+    #[error(
+        "{port} is a port of {master}, which is not ours, and [advertise] dev is for the host behind alone; take it out (`ip link set dev {port} nomaster`)"
+    )]
+    PortTaken {
+        /// Interface name.
+        port: String,
+        /// The bridge, bond or the like that it is in.
+        master: String,
+    },
+    /// The port cannot be in a bridge.
+    #[error("put {port} into a bridge: [advertise] dev must be an Ethernet interface{}", advice(source))]
+    Port {
+        /// Interface name.
+        port: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
     /// Another process holds the device.
     #[error("{dev} is in use by another process; stop it (is a second enftund running?), or choose another tun.dev")]
     Busy {
@@ -136,9 +164,15 @@ impl KernelError {
             Self::Netlink(source) | Self::Observe { source, .. } | Self::Change { source, .. } => class_of(source),
             Self::RunNft { source, .. } | Self::Previous { source, .. } | Self::Guard(source) => class_of(source),
             Self::Several(errors) => errors.first().map_or(Class::Bug, Self::class),
-            Self::NoTun(_) | Self::NotTun { .. } | Self::Attach { .. } | Self::NoNft | Self::Nft { .. } => {
-                Class::Environment
-            }
+            Self::Port { source, .. } if errno(source) == Some(Errno::ENODEV) => Class::Transient,
+            Self::NoTun(_)
+            | Self::NotTun { .. }
+            | Self::Taken { .. }
+            | Self::PortTaken { .. }
+            | Self::Port { .. }
+            | Self::Attach { .. }
+            | Self::NoNft
+            | Self::Nft { .. } => Class::Environment,
             Self::Busy { .. }
             | Self::GuardHeld
             | Self::Unstable(_)

@@ -2,7 +2,7 @@
 
 use super::{KernelError, plain, unless};
 use crate::plan::{FoundLink, SYSCTLS};
-use crate::sys::tun::Tun;
+use crate::sys::tun::{Layer, Tun};
 use futures_util::TryStreamExt;
 use nix::errno::Errno;
 use rtnetlink::packet_core::Nla;
@@ -19,6 +19,7 @@ const IFLA_TUN_OWNER: u16 = 1;
 const IFLA_TUN_TYPE: u16 = 3;
 const IFLA_TUN_PERSIST: u16 = 6;
 const TYPE_TUN: u8 = 1;
+const TYPE_TAP: u8 = 2;
 
 /// How often, and how far apart, a device that is in other hands is tried again.
 const PATIENCE: u32 = 50;
@@ -52,7 +53,7 @@ pub(super) fn index(dev: &str) -> io::Result<u32> {
     Ok(nix::net::if_::if_nametoindex(dev)?)
 }
 
-async fn get(netlink: &Handle, dev: &str) -> Result<Option<LinkMessage>, rtnetlink::Error> {
+pub(super) async fn get(netlink: &Handle, dev: &str) -> Result<Option<LinkMessage>, rtnetlink::Error> {
     let mut answer = std::pin::pin!(netlink.link().get().match_name(dev).execute());
     match answer.try_next().await {
         Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code().abs() == Errno::ENODEV as i32 => Ok(None),
@@ -68,7 +69,7 @@ pub(super) async fn observe(
     held: Option<u32>,
 ) -> Result<Option<FoundLink>, rtnetlink::Error> {
     let Some(message) = get(netlink, dev).await? else { return Ok(None) };
-    let Some(tun) = TunInfo::of(&message) else { return Ok(None) };
+    let Some(tun) = TunInfo::of(&message).filter(|tun| tun.layer == Layer::Ip) else { return Ok(None) };
     let index = message.header.index;
     let (mut mtu, mut carrier, mut no_link_local, mut sysctls) = (0, false, false, false);
     for attribute in &message.attributes {
@@ -105,14 +106,15 @@ fn inet6(family: &AfSpecUnspec) -> Option<&Vec<AfSpecInet6>> {
     }
 }
 
-/// What only TUN devices say of themselves.
-struct TunInfo {
-    owner: Option<u32>,
-    persistent: bool,
+/// What only TUN and TAP devices say of themselves.
+pub(super) struct TunInfo {
+    pub layer: Layer,
+    pub owner: Option<u32>,
+    pub persistent: bool,
 }
 
 impl TunInfo {
-    fn of(message: &LinkMessage) -> Option<Self> {
+    pub fn of(message: &LinkMessage) -> Option<Self> {
         let data = link_info(message).find_map(|info| match info {
             LinkInfo::Data(InfoData::Tun(data)) => Some(data),
             _ => None,
@@ -125,14 +127,20 @@ impl TunInfo {
             })
         };
         let byte = |kind| value(kind)?.first().copied();
-        (byte(IFLA_TUN_TYPE) == Some(TYPE_TUN)).then(|| Self {
+        let layer = match byte(IFLA_TUN_TYPE)? {
+            TYPE_TUN => Layer::Ip,
+            TYPE_TAP => Layer::Ethernet,
+            _ => return None,
+        };
+        Some(Self {
+            layer,
             owner: value(IFLA_TUN_OWNER).and_then(|bytes| Some(u32::from_ne_bytes(bytes.try_into().ok()?))),
             persistent: byte(IFLA_TUN_PERSIST) == Some(1),
         })
     }
 }
 
-fn link_info(message: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
+pub(super) fn link_info(message: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
     message
         .attributes
         .iter()
@@ -146,21 +154,29 @@ fn link_info(message: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
 /// Makes the device, and attaches this process.
 pub(super) async fn create(netlink: &Handle, dev: &str, owner: u32) -> Result<Tun, KernelError> {
     if let Some(other) = get(netlink, dev).await.map_err(|error| KernelError::observe("the link", error))? {
-        let kind = link_info(&other).find_map(|info| match info {
-            LinkInfo::Kind(InfoKind::Tun) => Some("a TAP device".to_owned()),
-            LinkInfo::Kind(kind) => Some(kind.to_string()),
-            _ => None,
-        });
-        return Err(KernelError::NotTun { dev: dev.to_owned(), kind: kind.unwrap_or("a hardware device".to_owned()) });
+        return Err(KernelError::NotTun { dev: dev.to_owned(), kind: kind(&other) });
     }
-    Tun::create(dev, owner).map_err(|source| refused(dev, source))
+    Tun::create(dev, owner, Layer::Ip).map_err(|source| refused(dev, source))
+}
+
+/// What sort of link it is, for people.
+pub(super) fn kind(message: &LinkMessage) -> String {
+    let kind = link_info(message).find_map(|info| match info {
+        LinkInfo::Kind(InfoKind::Tun) => Some(match TunInfo::of(message).map(|tun| tun.layer) {
+            Some(Layer::Ip) => "a TUN device".to_owned(),
+            _ => "a TAP device".to_owned(),
+        }),
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    });
+    kind.unwrap_or("a hardware device".to_owned())
 }
 
 /// Attaches this process. A process that is just ending, or has just forked, lets go in a moment.
-pub(super) async fn attach(dev: &str) -> Result<Tun, KernelError> {
+pub(super) async fn attach(dev: &str, layer: Layer) -> Result<Tun, KernelError> {
     let mut patience = PATIENCE;
     loop {
-        match Tun::open(dev) {
+        match Tun::attach(dev, layer) {
             Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) && patience > 0 => {
                 patience -= 1;
                 tokio::time::sleep(PAUSE).await;
@@ -170,7 +186,7 @@ pub(super) async fn attach(dev: &str) -> Result<Tun, KernelError> {
     }
 }
 
-fn refused(dev: &str, source: io::Error) -> KernelError {
+pub(super) fn refused(dev: &str, source: io::Error) -> KernelError {
     match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EBUSY) => KernelError::Busy { dev: dev.to_owned(), source },
         Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO | Errno::EACCES) => KernelError::NoTun(source),
@@ -178,7 +194,7 @@ fn refused(dev: &str, source: io::Error) -> KernelError {
     }
 }
 
-async fn set(
+pub(super) async fn set(
     netlink: &Handle,
     dev: &str,
     change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,

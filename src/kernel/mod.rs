@@ -4,6 +4,7 @@
 //! One file per concern, each with the same verbs: `observe` what is there, `apply` one item, `clear` one item.
 
 mod address;
+mod card;
 mod error;
 mod group;
 mod guard;
@@ -23,8 +24,8 @@ pub use nft::Firewall;
 pub use path::Path;
 pub use watch::Watch;
 
-use crate::plan::{self, Change, Host, Observed, Plan, Scope};
-use crate::sys::tun::Tun;
+use crate::plan::{self, Card, Change, Host, Observed, Plan, Scope};
+use crate::sys::tun::{Layer, Tun};
 use guard::Guard;
 use previous::Previous;
 use std::collections::HashMap;
@@ -43,8 +44,12 @@ const ROUNDS: usize = 3;
 pub struct Applied {
     /// What was changed, as commands; empty when all was there already.
     pub changes: Vec<String>,
+    /// The port of a card that has come since it was last there, as the commands that take it in. Nobody did wrong.
+    pub arrived: Vec<String>,
     /// The device's index, if the plan has one.
     pub ifindex: Option<u32>,
+    /// The index of a card's TAP, if the plan has one.
+    pub tap: Option<u32>,
 }
 
 /// The kernel of one network namespace: that of the thread that made it.
@@ -60,6 +65,8 @@ pub struct Kernel {
     listed: Option<(nft::Listing, nft::Listing)>,
     guard: Guard,
     firewall: Firewall,
+    /// The ports of cards that were taken in, by name: the index of each.
+    ports: HashMap<String, u32>,
 }
 
 /// Whether there is an interface of this name, in the network namespace of the calling thread.
@@ -97,6 +104,7 @@ impl Kernel {
             listed: None,
             guard: Guard::default(),
             firewall: Firewall::default(),
+            ports: HashMap::new(),
         })
     }
 
@@ -128,7 +136,8 @@ impl Kernel {
             .map_err(|error| KernelError::observe("the routes", error))?;
         let rules =
             rule::observe(&self.netlink, scope).await.map_err(|error| KernelError::observe("the rules", error))?;
-        Ok(Observed { link, addresses, routes, rules })
+        let card = card::observe(self, scope).await.map_err(|error| KernelError::observe("the card's links", error))?;
+        Ok(Observed { link, addresses, routes, rules, card })
     }
 
     /// Brings a plan into force, and returns once the kernel holds exactly that. After an error, what was there before still
@@ -144,10 +153,16 @@ impl Kernel {
             if due.is_empty() {
                 return Ok(applied);
             }
+            let arriving = card::arriving(self, plan);
             for change in due {
                 self.execute(&change).await?;
-                applied.changes.push(change.to_string());
+                let told = match card::takes_in(&change, arriving.as_ref()) {
+                    true => &mut applied.arrived,
+                    false => &mut applied.changes,
+                };
+                told.push(change.to_string());
             }
+            self.ports.extend(arriving);
         }
         let remaining = self.due(plan, &mut applied).await?;
         if remaining.is_empty() { Ok(applied) } else { Err(KernelError::Unstable(remaining)) }
@@ -283,8 +298,11 @@ impl Kernel {
     async fn due(&mut self, plan: &Plan, applied: &mut Applied) -> Result<Vec<Change>, KernelError> {
         let observed = self.observe(&plan.scope).await?;
         applied.ifindex = observed.link.as_ref().map(|link| link.index);
+        applied.tap = observed.card.tap.as_ref().map(|tap| tap.index);
         // A descriptor of a device that is gone is good for nothing.
         self.held.retain(|dev, held| *dev != plan.scope.dev || Some(held.index) == applied.ifindex);
+        let [tap, _] = Card::devices(&plan.scope.dev);
+        self.held.retain(|dev, held| *dev != tap || Some(held.index) == applied.tap);
         Ok(plan::diff(plan, &observed))
     }
 
@@ -303,7 +321,8 @@ impl Kernel {
             let due = self.due(&nothing, &mut Applied::default()).await.map_err(|error| vec![error])?;
             if due.is_empty() {
                 self.held.remove(&scope.dev);
-                return Ok(());
+                // Of a port that was taken away meanwhile.
+                return self.previous.forget_vanished().map_err(|error| vec![error]);
             }
             for change in due {
                 if let Err(error) = self.execute(&change).await {
@@ -352,6 +371,10 @@ impl Kernel {
         Ok(())
     }
 
+    fn on_held(&self, dev: &str, act: impl FnOnce(&Tun, u32) -> io::Result<()>) -> io::Result<()> {
+        self.held.get(dev).map_or(Err(io::ErrorKind::NotConnected.into()), |held| act(&held.tun, self.owner))
+    }
+
     async fn execute(&mut self, change: &Change) -> Result<(), KernelError> {
         let netlink = &self.netlink;
         let done = match change {
@@ -366,16 +389,14 @@ impl Kernel {
                 self.hold(dev, tun)
             }
             Change::Attach(dev) => {
-                let tun = link::attach(dev).await?;
+                let tun = link::attach(dev, Layer::Ip).await?;
                 self.hold(dev, tun)
             }
-            Change::OwnLink(dev) => match self.held.get(dev) {
-                Some(held) => held.tun.adopt(self.owner),
-                None => Err(io::ErrorKind::NotConnected.into()),
-            },
-            Change::SetCarrier(dev, on) => match self.held.get(dev) {
-                Some(held) => held.tun.set_carrier(*on),
-                None => Err(io::ErrorKind::NotConnected.into()),
+            Change::OwnLink(dev) => self.on_held(dev, |held, owner| held.adopt(owner)),
+            Change::SetCarrier(dev, on) => self.on_held(dev, |held, _| held.set_carrier(*on)),
+            Change::Card(change) => match card::apply(self, change).await {
+                Ok(done) => done,
+                Err(error) => return Err(error),
             },
             Change::SetMtu(dev, mtu) => link::set_mtu(netlink, dev, *mtu).await,
             Change::NoLinkLocal(dev) => link::no_link_local(netlink, dev).await,

@@ -1,4 +1,5 @@
-//! What was there before we changed it, of things that are not ours: the groups of links, and settings of the host. It is kept
+//! What was there before we changed it, of things that are not ours: the groups of links, settings of the host, and which ports
+//! of router cards were down. It is kept
 //! in `previous.json` of the runtime directory, written before each change, so that whoever comes next gives it back, also
 //! after a crash. It changes nothing in the kernel itself.
 //!
@@ -39,6 +40,9 @@ struct Document {
     groups: BTreeMap<u32, Before<u32>>,
     /// By the file below `/proc/sys/net`.
     sysctls: BTreeMap<String, Before<String>>,
+    /// Links that were down before we set them up, by index.
+    #[serde(default)]
+    raised: BTreeSet<u32>,
 }
 
 /// What is there of what a host needs beyond its own things.
@@ -97,7 +101,13 @@ impl Previous {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(source) => return Err(failed(source)),
         };
-        let nothing = || Document { version: 1, here: here.clone(), groups: BTreeMap::new(), sysctls: BTreeMap::new() };
+        let nothing = || Document {
+            version: 1,
+            here: here.clone(),
+            groups: BTreeMap::new(),
+            sysctls: BTreeMap::new(),
+            raised: BTreeSet::new(),
+        };
         let document = kept.filter(|document| document.here == here).unwrap_or_else(nothing);
         Ok(Self { path, document })
     }
@@ -170,6 +180,32 @@ impl Previous {
         self.keep(next)
     }
 
+    /// A link is about to be set up that was down.
+    pub fn raise(&mut self, index: u32) -> Result<(), KernelError> {
+        let mut next = self.document.clone();
+        next.raised.insert(index);
+        self.keep(next)
+    }
+
+    /// Whether a link was down before we set it up.
+    pub fn is_raised(&self, index: u32) -> bool {
+        self.document.raised.contains(&index)
+    }
+
+    /// It is down again.
+    pub fn lowered(&mut self, index: u32) -> Result<(), KernelError> {
+        let mut next = self.document.clone();
+        next.raised.remove(&index);
+        self.keep(next)
+    }
+
+    /// What was kept of links that are gone is of no use.
+    pub fn forget_vanished(&mut self) -> Result<(), KernelError> {
+        let mut next = self.document.clone();
+        next.raised.retain(|index| nix::net::if_::if_indextoname(*index).is_ok());
+        self.keep(next)
+    }
+
     fn keep(&mut self, next: Document) -> Result<(), KernelError> {
         if next == self.document {
             return Ok(());
@@ -180,7 +216,7 @@ impl Previous {
     }
 
     fn write(&self, document: &Document) -> io::Result<()> {
-        if document.groups.is_empty() && document.sysctls.is_empty() {
+        if document.groups.is_empty() && document.sysctls.is_empty() && document.raised.is_empty() {
             return match fs::remove_file(&self.path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 removed => removed,

@@ -3,6 +3,7 @@
 //! What is missing is added before what is too much is deleted. On the way up what blocks comes first, each `unreachable`
 //! before the lookup that it backs, so that nothing leaks while the rest is made; on the way down everything goes in the reverse order.
 
+use super::card::{self, CardChange, FoundCard};
 use super::{Action, Address, Plan, Route, Rule, Target};
 use std::fmt;
 
@@ -17,6 +18,8 @@ pub struct Observed {
     pub routes: Vec<Route>,
     /// Our rules.
     pub rules: Vec<Rule>,
+    /// What serves a host behind.
+    pub card: FoundCard,
 }
 
 /// The TUN device as it is found.
@@ -79,6 +82,8 @@ pub enum Change {
         /// The value.
         value: String,
     },
+    /// Of a router card.
+    Card(CardChange),
     /// Let packets flow, or not.
     SetCarrier(String, bool),
     /// Delete a route.
@@ -103,6 +108,7 @@ pub fn diff(plan: &Plan, found: &Observed) -> Vec<Change> {
     link_up(plan, found.link.as_ref(), &mut changes);
     changes.extend(missing(&plan.addresses, &found.addresses).map(Change::AddAddress));
     changes.extend(missing(&plan.routes, &found.routes).filter(|route| !blocks(route)).map(Change::AddRoute));
+    changes.extend(card::diff(plan, &found.card));
 
     if let Some(link) = &plan.link {
         let carrier = found.link.as_ref().is_some_and(|found| found.attached && found.carrier);
@@ -182,6 +188,7 @@ impl Change {
             | Self::SetSysctls(_)
             | Self::SetUp(_)
             | Self::DeleteLink(_) => "the device; OWNER may attach to it",
+            Self::Card(_) => CardChange::HEADING,
             Self::SetGroup { .. } => "trusted interfaces",
             Self::WriteSysctl { .. } => "settings of the host",
             Self::SetCarrier(..) => "packets may flow, by the process that is attached",
@@ -214,6 +221,7 @@ impl fmt::Display for Change {
             Self::SetCarrier(dev, on) => {
                 write!(f, "# enftund turns the carrier of {dev} {}", if *on { "on" } else { "off" })
             }
+            Self::Card(change) => change.fmt(f),
             Self::SetGroup { dev, group, .. } => write!(f, "ip link set dev {dev} group {group}"),
             Self::WriteSysctl { file, value } => write!(f, "echo {value} > /proc/sys/net/{file}"),
             Self::DeleteLink(dev) => write!(f, "ip link del dev {dev}"),

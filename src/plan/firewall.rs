@@ -3,7 +3,7 @@
 //! for the microseconds in which the table is replaced.
 
 use super::nft::{Action, Chain, Hook, Mark, Rule, Table, Test, Transport};
-use super::{Family, Plan};
+use super::{Card, Family, Plan};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
@@ -54,6 +54,7 @@ struct Blocking<'a> {
     dev: Option<&'a str>,
     mark: Mark,
     prefixes: &'a [IpNet],
+    card: Option<&'a Card>,
     policy: &'a Policy,
 }
 
@@ -80,7 +81,8 @@ fn blocking<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32, emergency: 
     let blocking = |plan: &'a Plan| {
         let policy = plan.policy.as_ref()?;
         let mark = Mark { mark: plan.scope.mark, mask: plan.scope.mask };
-        Some(Blocking { dev: Some(&plan.scope.dev), mark, prefixes: &plan.scope.prefixes, policy })
+        let (dev, prefixes, card) = (Some(plan.scope.dev.as_str()), &plan.scope.prefixes, plan.card.as_ref());
+        Some(Blocking { dev, mark, prefixes, card, policy })
     };
     let tunnels: Vec<_> = plans.into_iter().filter_map(blocking).chain(emergency.then_some(UNKNOWN)).collect();
     (!tunnels.is_empty()).then_some(Host { tunnels, uid })
@@ -111,6 +113,7 @@ impl Host<'_> {
             [Test::In(self.inside())],
             Action::Accept,
         ));
+        rules.extend(self.passing(Test::In));
         let trusted = self.trusted_interfaces();
         for family in Family::ALL {
             let not_to = |nets: Vec<IpNet>| if nets.is_empty() { Test::Family(family) } else { Test::NotTo(nets) };
@@ -136,10 +139,23 @@ impl Host<'_> {
         rules.extend(self.each_mark(|mark| Rule::new(answers, [Test::FlowMark(mark), Test::Reply], Action::Accept)));
         let errors = "ICMP errors about them: path MTU, unreachable";
         rules.extend(self.each_mark(|mark| Rule::new(errors, [Test::FlowMark(mark), Test::Related], Action::Accept)));
+        let advert = |devices| [Test::In(devices), Test::Icmpv6(vec!["nd-router-advert"])];
         let devices = self.devices();
         if !devices.is_empty() {
-            let advert = Test::Icmpv6(vec!["nd-router-advert"]);
-            rules.push(Rule::new("the far end gives no routes", [Test::In(devices), advert], Action::Drop));
+            rules.push(Rule::new("the far end gives no routes", advert(devices), Action::Drop));
+        }
+        let of_cards = |which: fn(&Card) -> &String| self.cards().map(which).cloned().collect::<Vec<_>>();
+        if self.cards().next().is_some() {
+            rules.push(Rule::new(
+                "no stack of this host is on a card's bridge",
+                [Test::In(of_cards(|card| &card.bridge))],
+                Action::Drop,
+            ));
+            rules.push(Rule::new(
+                "nor does the host behind give routes",
+                advert(of_cards(|card| &card.port)),
+                Action::Drop,
+            ));
         }
         for dev in self.open_devices() {
             rules.push(Rule::new("out of the tunnel", [Test::In(vec![dev])], Action::Accept));
@@ -162,6 +178,12 @@ impl Host<'_> {
 
     fn forward(&self) -> Vec<Rule> {
         let mut rules = self.each_mark(|mark| Rule::new(FORGED, [Test::Mark(mark)], Action::Drop));
+        for card in self.cards() {
+            let bridge = || vec![card.bridge.clone()];
+            let tests = [Test::Family(Family::V6), Test::In(bridge()), Test::Out(bridge())];
+            rules.push(Rule::new(BRIDGED, tests, Action::Accept));
+            rules.push(Rule::new("and goes nowhere else", [Test::In(bridge())], Action::Drop));
+        }
         rules.extend(self.outside(|prefixes| vec![Test::NotFrom(prefixes.clone()), Test::NotTo(prefixes)]));
         rules.extend(self.by_prefix(Test::To, |tunnel, prefix, to| {
             let beside = trusted(tunnel, |names| vec![to.clone(), Test::In(names.clone()), Test::Out(names)]);
@@ -217,9 +239,21 @@ impl Host<'_> {
         routers.chain(proxies.into_iter().map(|peer| rule(peer, "nobody imitates us towards the proxy"))).collect()
     }
 
+    /// What a card's bridge passes on, where br_netfilter shows it to these hooks. This host itself sends no IPv6 there: the
+    /// bridge has it disabled.
+    fn passing(&self, by: fn(Vec<String>) -> Test) -> Option<Rule> {
+        let bridges: Vec<String> = self.cards().map(|card| card.bridge.clone()).collect();
+        (!bridges.is_empty()).then(|| Rule::new(BRIDGED, [Test::Family(Family::V6), by(bridges)], Action::Accept))
+    }
+
+    fn cards(&self) -> impl Iterator<Item = &Card> {
+        self.tunnels.iter().filter_map(|tunnel| tunnel.card)
+    }
+
     /// Judges the interface that a packet really goes out by, after whatever other tables did to it.
     fn postrouting(&self) -> Vec<Rule> {
-        let mut rules = self.before_output();
+        let mut rules: Vec<Rule> = self.passing(Test::Out).into_iter().collect();
+        rules.extend(self.before_output());
         rules.extend(self.each_mark(known));
         rules.extend(self.each_mark(|mark| Rule::new(FORGED, [Test::Mark(mark)], Action::Drop)));
         rules.extend(self.beside_and_into());
@@ -379,6 +413,8 @@ fn trusted(tunnel: &Blocking<'_>, tests: impl FnOnce(Vec<String>) -> Vec<Test>) 
     (!names.is_empty()).then(|| Rule::new("trusted interfaces", tests(names), Action::Accept))
 }
 
+/// It is seen here where the module br_netfilter is loaded.
+const BRIDGED: &str = "a host behind and enftund, by the card's bridge (br_netfilter)";
 const FORGED: &str = "our mark on what is not ours";
 
 /// A packet of a flow that was found to be ours.
@@ -402,7 +438,7 @@ fn last() -> Rule {
 
 /// A tunnel of which nothing is known, so that everything may belong in it.
 const UNKNOWN: Blocking<'static> =
-    Blocking { dev: None, mark: Mark { mark: 0, mask: 0 }, prefixes: &EVERYTHING, policy: &NOTHING };
+    Blocking { dev: None, mark: Mark { mark: 0, mask: 0 }, prefixes: &EVERYTHING, card: None, policy: &NOTHING };
 static EVERYTHING: [IpNet; 2] = [Family::V6.everything(), Family::V4.everything()];
 static NOTHING: Policy = Policy {
     own: Vec::new(),

@@ -3,12 +3,15 @@
 //!
 //! `docs/kernel.md` draws the layout and says why each part is as it is.
 
+mod card;
 mod diff;
 mod firewall;
 mod host;
 mod item;
 pub mod nft;
 
+pub(crate) use card::SYSCTLS as CARD_SYSCTLS;
+pub use card::{Card, CardChange, Deaf, FoundBridge, FoundCard, FoundPort, FoundTap};
 pub use diff::{Change, FoundLink, Observed, diff};
 pub(crate) use diff::{SYSCTLS, missing};
 pub use firewall::{GUARD, Openings, Policy, TABLE, emergency, firewall, guard};
@@ -44,6 +47,9 @@ pub struct Plan {
     pub rules: Vec<Rule>,
     /// Trusted interfaces, each with the number of its group.
     pub trusted: BTreeMap<String, u32>,
+    /// What serves a host behind, if this is a router card.
+    #[serde(default)]
+    pub card: Option<Card>,
     /// What it adds to the host's firewall; none: it does not block there.
     pub policy: Option<Policy>,
 }
@@ -63,6 +69,9 @@ pub struct Scope {
     /// What goes by the tunnel or nowhere. After a reload, prefixes that were configured before may stand here beside those
     /// of the plan: then `apply` removes them, after it has added the new ones.
     pub prefixes: Vec<IpNet>,
+    /// On a router card, the port that it is lent: then TAP and bridge are ours too.
+    #[serde(default)]
+    pub port: Option<String>,
 }
 
 impl Scope {
@@ -75,7 +84,15 @@ impl Scope {
         if prefixes.contains(&Family::V6.everything()) && !prefixes.contains(&Family::V4.everything()) {
             prefixes.push(Family::V4.everything());
         }
-        Self { dev: enf.tun.dev.clone(), table: route.table, mark: route.fwmark, mask: route.fwmark_mask, prefixes }
+        let port = enf.advertise.as_ref().map(|advertise| advertise.dev.clone());
+        Self {
+            dev: enf.tun.dev.clone(),
+            table: route.table,
+            mark: route.fwmark,
+            mask: route.fwmark_mask,
+            prefixes,
+            port,
+        }
     }
 
     /// Nothing of all this: the plan that `clear` applies.
@@ -87,6 +104,7 @@ impl Scope {
             routes: Vec::new(),
             rules: Vec::new(),
             trusted: BTreeMap::new(),
+            card: None,
             policy: None,
         }
     }
@@ -150,7 +168,8 @@ pub fn build(tunnel: &config::Tunnel, groups: &BTreeMap<String, Group>, facts: F
         Wanted::Open => return plan,
         Wanted::Blocked => (false, false, kept),
         Wanted::Connecting => (true, false, kept),
-        Wanted::Connected(addresses) => (true, true, addresses.as_slice()),
+        // What passes a router card is the host's behind; the device has nothing to carry, for nothing here has the address.
+        Wanted::Connected(addresses) => (true, enf.advertise.is_none(), addresses.as_slice()),
     };
 
     let scope = &plan.scope;
@@ -173,6 +192,8 @@ pub fn build(tunnel: &config::Tunnel, groups: &BTreeMap<String, Group>, facts: F
         if enf.tun.set_address {
             plan.addresses = addresses.iter().map(|net| Address::own(*net, &scope.dev)).collect();
         }
+        let known = addresses.iter().any(|net| Family::of(net) == Family::V6);
+        plan.card = scope.port.as_ref().map(|port| Card::of(&scope.dev, port, known));
     }
 
     plan.trusted = trusted(&enf.route, groups);
@@ -224,6 +245,7 @@ impl Plan {
         let holds = |route: &&Route| route.target == Target::Unreachable;
         Self {
             link: None,
+            card: None,
             addresses: Vec::new(),
             routes: self.routes.iter().filter(holds).cloned().collect(),
             policy: self.policy.as_ref().map(policy),
@@ -240,6 +262,8 @@ impl Plan {
     /// address is guarded as long as it may be on the device.
     pub fn tighten(&mut self, next: &Self) {
         self.trusted.extend(next.trusted.clone());
+        // Nothing comes in by a bridge from its first moment on.
+        self.card = next.card.clone().or(self.card.take());
         let Some(mut policy) = next.policy.clone() else { return };
         if let Some(old) = &self.policy {
             policy.own.extend(old.own.iter().filter(|address| !next_owns(next, address)));
@@ -261,6 +285,7 @@ impl Plan {
             Change::DeleteRoute(route) => self.routes.contains(route),
             Change::DeleteAddress(address) => self.addresses.contains(address),
             Change::DeleteLink(dev) => self.link.as_ref().is_some_and(|link| link.dev == *dev),
+            Change::Card(change) => self.holds_of_card(change),
             _ => false,
         }
     }

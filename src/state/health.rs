@@ -28,6 +28,8 @@ words! {
         NotRemembered => "not-remembered",
         /// The network wants somebody to sign in before it lets anything through.
         CaptivePortal => "captive-portal",
+        /// The interface that the host behind a router card is on is not there.
+        CardPortMissing => "card-port-missing",
     }
 }
 

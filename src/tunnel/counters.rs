@@ -32,6 +32,8 @@ words! {
         QueueFull => "queue-full",
         /// Nobody has the destination.
         NoRoute => "no-route",
+        /// The host behind a router card sent it while no session was up.
+        NotConnected => "not-connected",
     }
 }
 

@@ -99,6 +99,8 @@ pub struct Upstream(watch::Sender<Baton>);
 pub struct Baton {
     /// The session that takes packets.
     holder: SessionId,
+    /// It has not ended.
+    live: bool,
     /// Its proof, while it lives.
     proof: Option<Proof>,
     /// Newer ones that ended before they heard from their far end, which may believe that they are there.
@@ -124,7 +126,7 @@ impl Upstream {
         self.0.send_if_modified(|baton| {
             let newer = session > baton.holder;
             if newer {
-                *baton = Baton { holder: session, proof, fallen: Vec::new() };
+                *baton = Baton { holder: session, live: true, proof, fallen: Vec::new() };
             }
             newer
         });
@@ -133,6 +135,11 @@ impl Upstream {
     /// This session takes packets.
     pub fn belongs_to(&self, session: SessionId) -> bool {
         self.0.borrow().holder == session
+    }
+
+    /// Some session takes packets.
+    pub fn is_live(&self) -> bool {
+        self.0.borrow().live
     }
 
     /// Runs `some` while nobody else can take over; `None`: another session takes packets. `some` must not wait.
@@ -155,7 +162,7 @@ impl Upstream {
     pub fn leave(&self, session: SessionId, proof: Option<Proof>) {
         self.0.send_if_modified(|baton| {
             if session == baton.holder {
-                baton.proof = None;
+                (baton.live, baton.proof) = (false, None);
             }
             let in_vain = proof.filter(|_| session > baton.holder && baton.proof.is_some());
             baton.fallen.extend(in_vain);
@@ -248,7 +255,9 @@ mod tests {
         upstream.leave(3, Some([3; 16]));
         assert!(baton.borrow().has_fallen(2));
         assert_eq!((upstream.fallen(3), upstream.fallen(2), upstream.fallen(2)), (vec![], vec![[3; 16]], vec![]));
+        assert!(upstream.is_live());
         upstream.leave(2, Some([2; 16]));
+        assert!(!upstream.is_live());
         assert_eq!(upstream.proof(), None, "nobody can follow it any more");
     }
 

@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs)]
 
 pub mod bus;
+pub mod card;
 pub mod certs;
 pub mod client;
 pub mod echo;

@@ -268,6 +268,16 @@ impl World {
         self.monitor = Some(Running(monitor));
     }
 
+    /// As by `kill -9`.
+    pub fn kill_daemon(&mut self) {
+        (self.daemon, self.monitor) = (None, None);
+    }
+
+    #[track_caller]
+    pub fn signal_daemon(&self, signal: Signal) {
+        signal_to(self.daemon.as_ref().unwrap(), signal);
+    }
+
     /// The daemon's process.
     pub fn daemon(&self) -> u32 {
         self.daemon.as_ref().unwrap().0.id()

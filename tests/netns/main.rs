@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod card;
 mod daemon;
 #[cfg(feature = "enrol")]
 mod enrol;

@@ -74,38 +74,52 @@ fn leaves(table: &Table, packet: &Packet) -> bool {
 }
 
 const REMOTE: &str = "2001:db8::1";
+/// Of the first tunnel, if it is a card.
+const BRIDGE: &str = "enf0-br";
+
+/// It is of a card's bridge: the kernel's own where there is no card.
+fn is_of_bridge(plans: &[Plan], link: &str) -> bool {
+    link == BRIDGE && plans.iter().any(|plan| plan.card.is_some())
+}
 
 fn tunnels() -> impl Strategy<Value = Vec<Plan>> {
     let wanted = prop_oneof![Just(Wanted::Blocked), Just(Wanted::Connecting), Just(Wanted::Connected(own()))];
-    let one = (wanted, 0..3, any::<bool>(), 0..3);
+    let one = (wanted, 0..3, any::<bool>(), 0..3, any::<bool>());
     proptest::collection::vec(one, 1..3).prop_map(|all| {
-        let plan = |(number, (wanted, which, trusting, dialling)): (usize, (Wanted, i32, bool, i32))| {
-            let prefixes: &[&str] = match (number, which) {
-                (0, 0) => &["::/0"],
-                (0, _) => &["fd00:8f80::/32", "ff05::/16"],
-                (_, 0) => &["fd00:9::/32"],
-                _ => &["fd00:8f80:1::/48"],
+        let plan =
+            |(number, (wanted, which, trusting, dialling, on_a_card)): (usize, (Wanted, i32, bool, i32, bool))| {
+                let prefixes: &[&str] = match (number, which) {
+                    (0, 0) => &["::/0"],
+                    (0, _) => &["fd00:8f80::/32", "ff05::/16"],
+                    (_, 0) => &["fd00:9::/32"],
+                    _ => &["fd00:8f80:1::/48"],
+                };
+                let tunnel = tunnel(prefixes, false);
+                // One port, one host behind.
+                let mut tunnel = if on_a_card && number == 0 { card(tunnel) } else { tunnel };
+                let Kind::Enf(enf) = &mut tunnel.kind;
+                enf.tun.dev = format!("enf{number}");
+                enf.route.fwmark = 363 + number as u32;
+                enf.route.table += number as u32;
+                if trusting {
+                    enf.route.trusted_interfaces = vec![format!("trusted{number}")];
+                }
+                let openings = match dialling {
+                    0 => Openings::default(),
+                    by_proxy => Openings::to(vec![format!("[{REMOTE}]:443").parse().unwrap()], by_proxy == 2),
+                };
+                super::super::build(
+                    &tunnel,
+                    &BTreeMap::new(),
+                    Facts { wanted: &wanted, kept: &[], openings: &openings },
+                )
             };
-            let mut tunnel = tunnel(prefixes, false);
-            let Kind::Enf(enf) = &mut tunnel.kind;
-            enf.tun.dev = format!("enf{number}");
-            enf.route.fwmark = 363 + number as u32;
-            enf.route.table += number as u32;
-            if trusting {
-                enf.route.trusted_interfaces = vec![format!("trusted{number}")];
-            }
-            let openings = match dialling {
-                0 => Openings::default(),
-                by_proxy => Openings::to(vec![format!("[{REMOTE}]:443").parse().unwrap()], by_proxy == 2),
-            };
-            super::super::build(&tunnel, &BTreeMap::new(), Facts { wanted: &wanted, kept: &[], openings: &openings })
-        };
         all.into_iter().enumerate().map(plan).collect()
     })
 }
 
 fn packets() -> impl Strategy<Value = Packet> {
-    let link = prop_oneof![Just("eth0"), Just("trusted0"), Just("trusted1"), Just("enf0"), Just("enf1")];
+    let link = prop::sample::select(vec!["eth0", "trusted0", "trusted1", "enf0", "enf1", BRIDGE, "usb0"]);
     let v6 = [
         REMOTE,
         "2001:db8:9::9",
@@ -209,7 +223,7 @@ proptest! {
         // Of a proxy it says nothing: this destination is in no tunnel, so not everything is.
         let direct = plans.iter().any(|plan| !plan.policy.as_ref().unwrap().openings.remotes.is_empty());
         let to_router = direct && packet.transport.is_some_and(|(_, _, to)| to == 443) && packet.destination == REMOTE.parse::<IpAddr>().unwrap();
-        let device = packet.goes_by.starts_with("enf");
+        let device = packet.goes_by.starts_with("enf") && packet.goes_by != BRIDGE;
         if owner(&plans, packet.destination).is_none() && !own && !to_router && !device {
             prop_assert!(leaves(&table, &packet), "{packet:?} is held");
         }
@@ -221,7 +235,7 @@ proptest! {
         packet.transport = Some((Transport::Tcp, 4000, 443));
         let everything = plans.iter().any(|plan| plan.scope.prefixes.iter().any(|prefix| prefix.prefix_len() == 0));
         let dialled = plans.iter().any(|plan| plan.policy.as_ref().unwrap().openings != Openings::default());
-        let beside = !packet.goes_by.starts_with("enf");
+        let beside = packet.goes_by == BRIDGE || !packet.goes_by.starts_with("enf");
         if everything && dialled && beside && packet.source.is_ipv6() {
             prop_assert!(!leaves(&super::super::firewall(&plans, UID, false).unwrap(), &packet), "{packet:?} leaves");
         }
@@ -233,7 +247,11 @@ proptest! {
         let mut seen = packet.clone();
         let comes_in = passes(&table, Hook::Prerouting, &mut seen) && passes(&table, Hook::Input, &mut seen);
         let answer = plans.iter().any(|plan| !packet.original && packet.flow_mark & plan.scope.mask == plan.scope.mark);
-        if comes_in && !answer && !packet.comes_by.starts_with("enf") {
+        let tunnel = packet.comes_by.starts_with("enf") && packet.comes_by != BRIDGE;
+        prop_assert!(!(comes_in && !answer && is_of_bridge(&plans, packet.comes_by)), "{packet:?} comes in by the bridge");
+        let advert = packet.icmpv6 == Some("nd-router-advert") && packet.comes_by == "usb0";
+        prop_assert!(!(comes_in && !answer && advert && plans.iter().any(|plan| plan.card.is_some())), "{packet:?} comes in");
+        if comes_in && !answer && !tunnel {
             let to_own = plans.iter().any(|plan| {
                 plan.policy.as_ref().unwrap().own.contains(&packet.destination)
             });
@@ -249,7 +267,14 @@ proptest! {
         let table = super::super::firewall(&plans, UID, false).unwrap();
         let mut packet = packet;
         packet.mark = 0;
-        if passes(&table, Hook::Forward, &mut packet.clone()) {
+        let bridged = |link| is_of_bridge(&plans, link);
+        if bridged(packet.comes_by) && bridged(packet.goes_by) && packet.source.is_ipv6() {
+            // Between the host behind and the daemon, whatever it is.
+            for hook in [Hook::Prerouting, Hook::Forward, Hook::Postrouting] {
+                prop_assert!(passes(&table, hook, &mut packet.clone()), "{packet:?} is held in {hook:?}");
+            }
+        } else if passes(&table, Hook::Forward, &mut packet.clone()) {
+            prop_assert!(!bridged(packet.comes_by), "{packet:?} leaves the bridge");
             let (from, to) = (owner(&plans, packet.source), owner(&plans, packet.destination));
             let inside = |plan: &Plan, link: &str| link == plan.scope.dev || trusted(plan, link);
             if let Some(plan) = to {

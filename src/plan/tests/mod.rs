@@ -4,7 +4,7 @@
 mod firewall;
 
 use super::*;
-use crate::config::{Enf, Host, Identity, Lockdown, Remote, Retry, Route as RouteConfig, Tpm, Tun, Tunnel};
+use crate::config::{Advertise, Enf, Host, Identity, Lockdown, Remote, Retry, Route as RouteConfig, Tpm, Tun, Tunnel};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -77,6 +77,7 @@ fn plans_read_as_reviewed() {
     let mut no_address = prefix.clone();
     let Kind::Enf(enf) = &mut no_address.kind;
     enf.tun.set_address = false;
+    let on_a_card = card(default.clone());
     let connected = || Wanted::Connected(own());
     let with_ipv4 = Wanted::Connected(nets(&["fd00:8f80::5/128", "10.64.0.7/32"]));
     let cases = [
@@ -95,6 +96,8 @@ fn plans_read_as_reviewed() {
         ("trusting.blocked", &trusting, Wanted::Blocked),
         ("trusting.connected", &trusting, connected()),
         ("lockdown-off.connecting", &off, Wanted::Connecting),
+        ("card.blocked", &on_a_card, Wanted::Blocked),
+        ("card.connected", &on_a_card, connected()),
     ];
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/plan");
     for (name, tunnel, wanted) in cases {
@@ -136,7 +139,39 @@ fn after(plan: &Plan) -> Observed {
         up: true,
         carrier: link.carrier,
     });
-    Observed { link, addresses: plan.addresses.clone(), routes: plan.routes.clone(), rules: plan.rules.clone() }
+    let card = plan.card.as_ref().map(|card| FoundCard {
+        tap: Some(FoundTap {
+            index: 3,
+            attached: true,
+            owned: true,
+            bridged: true,
+            deaf: DEAF,
+            up: true,
+            carrier: card.carrier,
+        }),
+        bridge: Some(FoundBridge { index: 4, options: true, deaf: DEAF, up: true }),
+        ports: vec![card.port.clone()],
+        port: FoundPort { absent: false, up: true, raised: true },
+    });
+    Observed {
+        link,
+        addresses: plan.addresses.clone(),
+        routes: plan.routes.clone(),
+        rules: plan.rules.clone(),
+        card: card.unwrap_or_default(),
+    }
+}
+
+const DEAF: Deaf = Deaf { no_link_local: true, sysctls: true };
+
+/// The same on a router card, with the host behind on `usb0`.
+fn card(mut tunnel: Tunnel) -> Tunnel {
+    let Kind::Enf(enf) = &mut tunnel.kind;
+    enf.tun.set_address = false;
+    let ra_period = Duration::from_secs(600);
+    let advertise = Advertise { dev: "usb0".into(), lladdr: None, router: true, dhcp6: true, ra_period };
+    enf.advertise = Some(advertise);
+    tunnel
 }
 
 fn states(tunnel: &Tunnel) -> [Plan; 4] {
@@ -146,7 +181,8 @@ fn states(tunnel: &Tunnel) -> [Plan; 4] {
 
 #[test]
 fn a_plan_in_force_needs_no_change_and_all_of_it_is_of_its_scope() {
-    for tunnel in [tunnel(&["::/0"], false), tunnel(&["fd00::/8", "ff00::/8", "10.0.0.0/8"], true)] {
+    let several = tunnel(&["fd00::/8", "ff00::/8", "10.0.0.0/8"], true);
+    for tunnel in [tunnel(&["::/0"], false), several.clone(), card(several)] {
         for plan in states(&tunnel) {
             assert_eq!(diff(&plan, &after(&plan)), []);
             assert!(plan.rules.iter().all(|rule| plan.scope.owns_rule(rule)));
@@ -247,4 +283,73 @@ fn a_longer_prefix_is_always_tried_before_a_shorter_one() {
         assert!(preferences.is_sorted_by(|a, b| a < b));
         assert!(preferences.iter().all(|preference| BLOCK.contains(preference) && *preference > 250));
     }
+}
+
+#[test]
+fn a_card_is_made_before_frames_flow_and_gives_its_port_back_as_it_was() {
+    let [open, _, _, connected] = states(&card(tunnel(&["::/0"], false)));
+    let of_card = |changes: Vec<Change>| -> Vec<String> {
+        changes
+            .into_iter()
+            .filter(|change| matches!(change, Change::Card(_)))
+            .map(|change| change.to_string())
+            .collect()
+    };
+    let up = of_card(diff(&connected, &Observed::default()));
+    let at = |command: &str| {
+        up.iter().position(|line| line.starts_with(command)).unwrap_or_else(|| panic!("{command}: {up:#?}"))
+    };
+    // No stack of this host is on a device that is up.
+    for dev in ["enf0-tap", "enf0-br"] {
+        assert!(
+            at(&format!("echo 1 > /proc/sys/net/ipv6/conf/{dev}/disable_ipv6"))
+                < at(&format!("ip link set dev {dev} up"))
+        );
+    }
+    assert_eq!(up.last().unwrap(), "# enftund turns the carrier of enf0-tap on");
+    let down = of_card(diff(&open, &after(&connected)));
+    let expected = [
+        "ip link del dev enf0-tap",
+        "ip link set dev usb0 nomaster",
+        "ip link del dev enf0-br",
+        "ip link set dev usb0 down",
+    ];
+    assert_eq!(down, expected);
+    let mut was_up = after(&connected);
+    was_up.card.port.raised = false;
+    assert_eq!(of_card(diff(&open, &was_up)), expected[..3]);
+}
+
+#[test]
+fn a_port_that_is_not_there_is_waited_for_and_whatever_else_is_in_the_bridge_is_put_out() {
+    let plan = build(&card(tunnel(&["::/0"], false)), &Wanted::Connecting, &own());
+    let mut found = after(&plan);
+    (found.card.port, found.card.ports) = (FoundPort { absent: true, ..FoundPort::default() }, vec![]);
+    assert_eq!(diff(&plan, &found), []);
+    found.card.port = FoundPort { absent: false, up: false, raised: false };
+    found.card.ports = vec!["eth1".into()];
+    let changes: Vec<String> = diff(&plan, &found).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        changes,
+        ["ip link set dev eth1 nomaster", "ip link set dev usb0 master enf0-br", "ip link set dev usb0 up"]
+    );
+}
+
+#[test]
+fn frames_flow_once_it_is_known_whose_address_the_host_behind_has() {
+    let card = card(tunnel(&["::/0"], false));
+    let carrier = |wanted: &Wanted, kept: &[IpNet]| build(&card, wanted, kept).card.map(|card| card.carrier);
+    assert_eq!(carrier(&Wanted::Connecting, &[]), Some(false));
+    assert_eq!(carrier(&Wanted::Connecting, &own()), Some(true), "also while it reconnects");
+    assert_eq!(carrier(&Wanted::Connected(own()), &[]), Some(true));
+    assert_eq!((carrier(&Wanted::Blocked, &own()), carrier(&Wanted::Open, &own())), (None, None));
+}
+
+#[test]
+fn plans_that_were_written_down_before_there_were_cards_are_read() {
+    let plan = build(&tunnel(&["::/0"], false), &Wanted::Connecting, &[]);
+    let mut value = serde_json::to_value(&plan).unwrap();
+    value.as_object_mut().unwrap().remove("card");
+    value["scope"].as_object_mut().unwrap().remove("port");
+    assert_eq!(serde_json::from_value::<Plan>(value).unwrap(), plan);
 }
