@@ -211,8 +211,8 @@ impl Translation {
                 self.say(Severity::Warning, "route.allow_ipv4", &place, Complaint::new(text).help(help));
             }
         }
-        let why =
-            "the host itself is told its route and address directly; a host behind it is not available in this version";
+        let why = "the host itself is told its route and address directly; for a host behind it, on an Ethernet interface, \
+                   write [advertise] with dev and ra_period (enftun.toml(5))";
         self.no_counterpart(old, "ra_period", why);
     }
 

@@ -283,6 +283,10 @@ fn conflicts_with_groups(groups: &BTreeMap<String, Group>, enf: &Enf) -> Vec<(St
             let key = "route.trusted_groups";
             found.push((format!("{key}.{name}"), key, tunnel::trusts_itself(&enf.tun.dev, "take it out of the group")));
         }
+        let behind = enf.advertise.as_ref().map(|advertise| &advertise.dev);
+        if let Some(dev) = behind.filter(|dev| group.interfaces.contains(dev)) {
+            found.push(("advertise.dev".to_owned(), "advertise.dev", tunnel::trusts_host_behind(dev)));
+        }
     }
     found
 }
@@ -294,6 +298,34 @@ fn conflicts(earlier: &Enf, later: &Enf, owner: &str) -> Vec<(String, &'static s
     if earlier.tun.dev == later.tun.dev {
         let text = format!("{} is already the device of {owner}", quoted(&later.tun.dev));
         say("tun.dev", "tun.dev", Complaint::new(&text).help("give each tunnel a device of its own"));
+    }
+    let behind = |enf: &Enf| enf.advertise.as_ref().map(|advertise| advertise.dev.clone());
+    if let Some(dev) = behind(later) {
+        let whose = if earlier.tun.dev == dev {
+            Some("is the device")
+        } else if behind(earlier).as_ref() == Some(&dev) {
+            Some("has the host behind")
+        } else if earlier.route.trusted_interfaces.contains(&dev) {
+            Some("is a trusted interface")
+        } else {
+            None
+        };
+        if let Some(whose) = whose {
+            let text = format!("{} {whose} of {owner}", quoted(&dev));
+            let help = "an interface has one host behind, of one tunnel, and is nothing else";
+            say("advertise.dev", "advertise.dev", Complaint::new(&text).help(help));
+        }
+    }
+    if let Some(dev) = behind(earlier) {
+        if later.tun.dev == dev {
+            let text = format!("{} has the host behind of {owner}", quoted(&dev));
+            say("tun.dev", "tun.dev", Complaint::new(&text).help("give the tunnel another device"));
+        }
+        if later.route.trusted_interfaces.contains(&dev) {
+            let text =
+                format!("{} has the host behind of {owner}, and nothing of it goes beside a tunnel", quoted(&dev));
+            say(&tunnel::trusted_place(&dev), "route.trusted_interfaces", Complaint::new(&text).help("take it out"));
+        }
     }
     let (a, b) = (&earlier.route, &later.route);
     if a.table == b.table {

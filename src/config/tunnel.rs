@@ -32,12 +32,30 @@ const SHORTEST_PERIOD: Duration = Duration::from_millis(100);
 /// Reads a tunnel file. There is a value unless the kind is missing or foreign; it is sound only without errors.
 pub(super) fn parse(name: &str, file: &Path, config_dir: &Path, text: &str) -> Reading<Option<Tunnel>> {
     let mut reading = read(file, text, |root| tunnel(name, config_dir, root));
-    let Some(Kind::Enf(enf)) = reading.value.as_ref().map(|tunnel| &tunnel.kind) else { return reading };
+    let Some(Kind::Enf(enf)) = reading.value.as_ref().map(|tunnel| tunnel.kind.clone()) else { return reading };
     if enf.route.trusted_interfaces.contains(&enf.tun.dev) {
         let (place, complaint) = (trusted_place(&enf.tun.dev), trusts_itself(&enf.tun.dev, "leave it out"));
         reading.error_at(&place, "route.trusted_interfaces", complaint);
     }
+    if let Some(Advertise { dev, .. }) = &enf.advertise {
+        let complaint = if *dev == enf.tun.dev {
+            let text =
+                format!("{} is the device of this tunnel, and the host behind is on another", values::quoted(dev));
+            Some(Complaint::new(&text).help("name the Ethernet interface that the host is on"))
+        } else {
+            enf.route.trusted_interfaces.contains(dev).then(|| trusts_host_behind(dev))
+        };
+        if let Some(complaint) = complaint {
+            reading.error_at("advertise.dev", "advertise.dev", complaint);
+        }
+    }
     reading
+}
+
+/// Nothing of the host behind goes another way than through the tunnel.
+pub(super) fn trusts_host_behind(dev: &str) -> Complaint {
+    let text = format!("{} is trusted too, and nothing of the host behind goes beside the tunnel", values::quoted(dev));
+    Complaint::new(&text).help("take it out of the trusted interfaces; the host behind has the tunnel alone")
 }
 
 /// Where the interface stands in the file, for findings that compare files.

@@ -56,6 +56,11 @@ impl Daemon {
             if enf.tun.dev == interface {
                 return refuse(format!("{interface} is the device of tunnel {name}, and a tunnel is not trusted"));
             }
+            if enf.advertise.as_ref().is_some_and(|advertise| advertise.dev == interface) {
+                return refuse(format!(
+                    "{interface} has the host behind of tunnel {name}, and nothing of it goes beside the tunnel"
+                ));
+            }
             if enf.route.trusted_interfaces.iter().any(|member| member == interface) {
                 return refuse(format!("{interface} is a trusted interface of tunnel {name} already"));
             }

@@ -8,6 +8,7 @@ mod common;
 mod simulation;
 
 mod applet;
+mod card;
 mod desktop;
 mod panel;
 mod permissions;

@@ -18,6 +18,7 @@ pub mod openmetrics;
 pub mod polkit;
 pub mod relay;
 pub mod roaming;
+pub mod room;
 pub mod schema;
 pub mod seeded;
 pub mod swtpm;

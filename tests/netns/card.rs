@@ -39,6 +39,8 @@ fn kernel(directory: &Path) -> Kernel {
 /// A port with a host behind it.
 fn port(host: &Netns, name: &str) {
     veth(&Netns::here(), name, host, &format!("{name}-host"));
+    // The kernel says so a moment later.
+    wait_for("the link to be up", || ip(&format!("link show {name}")).contains("state UP"));
 }
 
 fn master(port: &str) -> String {

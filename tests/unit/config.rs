@@ -318,6 +318,8 @@ fn the_shipped_examples_load_without_a_finding_and_can_stand_side_by_side() {
     let files: Vec<PathBuf> =
         ["device.toml", "server.toml", "enftun.toml", "router.toml"].map(|name| examples().join(name)).into();
     assert_eq!(texts(&config::check_files(&files, &examples())), Vec::<String>::new());
+    // A card has everything in its tunnel, as the device has.
+    assert_eq!(texts(&config::check_files(&[examples().join("card.toml")], &examples())), Vec::<String>::new());
     let (device, _) = config::load_tunnel(&files[0], Path::new("/etc/enftun"));
     assert_eq!(device.unwrap().name, "device");
     let (server, _) = config::load_tunnel(&files[1], Path::new("/etc/enftun"));

@@ -4,6 +4,7 @@
 //! their own, and that leases are short.
 
 use crate::common::netns::{Netns, Running};
+use crate::common::room::{NETWORKD, Room, no_room};
 use crate::common::skip;
 use enftun::config;
 use enftun::kernel::Kernel;
@@ -48,8 +49,7 @@ struct Bed {
     host: Netns,
     /// The hardware addresses of LAN and host.
     ends: [String; 2],
-    /// Holds the mount, process and host name namespaces of the host; everything in them ends with it.
-    room: Running,
+    room: Room,
     blocked: Blocked,
     server: Option<Running>,
     _sniffer: Running,
@@ -250,16 +250,9 @@ fn without_its_rule_no_router_advertisement_is_heard() {
 impl Bed {
     /// The cable, the sniffer, and a host that is connecting; `eth0` is still down. None where that cannot be had.
     fn new(test: &str) -> Option<Self> {
-        // Clients and server take other users' identities.
-        if std::fs::read_to_string("/proc/self/uid_map").unwrap().split_whitespace().last() == Some("1") {
-            skip(test, "the clients run as users of their own; run as root");
-            return None;
-        }
-        let missing = ["dnsmasq", "dhclient", "dhcpcd", "networkctl", "dbus-daemon", "tcpdump", "ping"]
-            .into_iter()
-            .find(|program| !Command::new("which").arg(program).output().unwrap().status.success());
-        if let Some(program) = missing.or((!Path::new(NETWORKD).exists()).then_some(NETWORKD)) {
-            skip(test, &format!("{program} is not installed"));
+        let programs = ["dnsmasq", "dhclient", "dhcpcd", "networkctl", "dbus-daemon", "tcpdump", "ping", NETWORKD];
+        if let Some(why) = no_room(&programs) {
+            skip(test, &why);
             return None;
         }
         let directory = tempfile::tempdir().unwrap();
@@ -277,7 +270,7 @@ impl Bed {
             "sh -c '{}'",
             NOISE.replace("ENOUGH", &directory.path().join("enough").display().to_string())
         ));
-        let room = room(&host);
+        let room = Room::new(&host, directory.path());
         Some(Self { lan, host, ends, room, blocked, server: None, _sniffer: sniffer, noise, directory })
     }
 
@@ -319,10 +312,10 @@ impl Bed {
             self.exec(&format!(
                 "printf '[Match]\\nName=eth0\\n[Network]\\nDHCP={dhcp}\\n[DHCPv4]\\nUseHostname=no\\n' >/etc/systemd/network/eth0.network"
             ));
-            self.spawn("bus", "dbus-daemon --system --nofork --nopidfile");
-            self.wait("the bus", |bed| bed.output("test -S /run/dbus/system_bus_socket").status.success());
+            self.room.spawn("bus", "dbus-daemon --system --nofork --nopidfile");
+            self.wait("the bus", |bed| bed.room.output("test -S /run/dbus/system_bus_socket").status.success());
         }
-        self.spawn(
+        self.room.spawn(
             "client",
             &match client {
                 Client::Dhclient => format!("dhclient {family} -d -v eth0"),
@@ -447,38 +440,11 @@ impl Bed {
         std::fs::read_to_string(self.file(name)).unwrap_or_default()
     }
 
-    /// A shell command on the host, among its files and processes.
-    fn command(&self, command: &str) -> Command {
-        let room = format!("/proc/{}/ns", self.room.0.id());
-        let mut nsenter = Command::new("nsenter");
-        nsenter.args(["net", "mnt", "uts"].map(|sort| format!("--{}={room}/{sort}", sort.replace("mnt", "mount"))));
-        nsenter.arg(format!("--pid={room}/pid_for_children")).args(["--", "sh", "-ec", command]);
-        nsenter
-    }
-
-    fn output(&self, command: &str) -> std::process::Output {
-        self.command(command).output().unwrap()
-    }
-
     #[track_caller]
     fn exec(&self, command: &str) -> String {
-        let output = self.output(command);
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "`{command}`: {text}{}", String::from_utf8_lossy(&output.stderr));
-        text
-    }
-
-    /// Starts a program on the host, which ends with it at the latest; its number is in `/run/NAME.pid`.
-    fn spawn(&self, name: &str, program: &str) {
-        let log = std::fs::OpenOptions::new().append(true).create(true).open(self.file(name)).unwrap();
-        let mut command = self.command(&format!("echo $$ >/run/{name}.pid; exec {program}"));
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        // It need not be waited for: it ends before us.
-        drop(command.spawn().unwrap());
+        self.room.exec(command)
     }
 }
-
-const NETWORKD: &str = "/lib/systemd/systemd-networkd";
 
 /// What tries to leave all the while, by ways that routing cannot close: bound to the link, and link-local.
 const NOISE: &str = "until [ -e ENOUGH ]; do
@@ -486,29 +452,6 @@ const NOISE: &str = "until [ -e ENOUGH ]; do
     ping -c1 -W1 -I eth0 fd00:1::1; ping -c1 -W1 ff02::1%eth0
     sleep 0.5
 done >/dev/null 2>&1";
-
-/// Files and processes of the host's own: nothing of this machine's configuration is read or changed.
-fn room(host: &Netns) -> Running {
-    let script = "
-        mount -t proc proc /proc
-        mount -t tmpfs -o mode=755 tmpfs /mnt; mkdir /mnt/above /mnt/work
-        mount -t overlay -o lowerdir=/etc,upperdir=/mnt/above,workdir=/mnt/work overlay /etc
-        mount -t tmpfs -o mode=755 tmpfs /run
-        mount -t tmpfs -o mode=755 tmpfs /var/lib
-        # Of a read-only /sys networkd concludes that there is no udev to wait for.
-        mount -t sysfs -o ro sysfs /sys
-        mkdir -p /var/lib/dhcp /var/lib/dhcpcd /run/dbus /run/systemd/netif /etc/systemd/network
-        rm -f /etc/systemd/network/* /etc/dhcpcd.duid /etc/resolv.conf
-        chown systemd-network: /run/systemd/netif
-        echo ready; exec cat";
-    let arguments = ["-mpu", "--propagation=private", "--fork", "--kill-child=KILL", "sh", "-ec", script];
-    let mut command = host.command("unshare");
-    let mut room = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(room.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line, "ready\n");
-    Running(room)
-}
 
 /// Writes what passes the cable to `frames`.
 fn capture(lan: &Netns, directory: &Path) -> Running {
