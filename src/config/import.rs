@@ -3,6 +3,7 @@
 //! place in the old file. The table in `docs/import.md` is this file in words.
 
 mod libconfig;
+mod tpm;
 mod translation;
 
 use std::collections::HashSet;
@@ -251,17 +252,10 @@ impl Translation {
         for key in ["cert_file", "key_file", "ip_file"] {
             self.path(old, key, "");
         }
-        for (key, text) in [
-            (
-                "xtt",
-                "XTT, by which the C client had its certificate from the router, is not available: bring certificate and key as files",
-            ),
-            ("tpm", "keys in a TPM are not available in this version: bring a key as a file"),
-        ] {
-            if let Some(setting) = old.take(key) {
-                self.warn(&path(old, key), &setting.place, format!("has no counterpart: {text}"));
-            }
-        }
+        let why = "XTT, by which the C client had its certificate from the router, is not available: bring certificate and key, \
+                   or enrol";
+        self.no_counterpart(old, "xtt", why);
+        self.tpm(old);
         let without =
             ["cert_file", "key_file"].into_iter().filter(|key| !old.settings.iter().any(|one| one.name == *key));
         for key in without.collect::<Vec<_>>() {

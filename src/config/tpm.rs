@@ -8,7 +8,7 @@ use super::values::{self, Complaint, Endpoint, quoted};
 use super::{Place, Tpm};
 
 /// Handles of keys that stay in the TPM (TPM 2.0 library, part 2, 7.2: `TPM_HT_PERSISTENT`).
-const PERSISTENT: RangeInclusive<u32> = 0x8100_0000..=0x81ff_ffff;
+pub(super) const PERSISTENT: RangeInclusive<u32> = 0x8100_0000..=0x81ff_ffff;
 /// Handles of non-volatile storage (the same: `TPM_HT_NV_INDEX`).
 const NV_INDICES: RangeInclusive<u32> = 0x0100_0000..=0x01ff_ffff;
 
@@ -101,7 +101,7 @@ fn parent(item: &Item<'_>) -> Option<u32> {
 }
 
 /// The name of a way to a TPM as libtss2 takes it.
-fn tcti(text: &str) -> Result<String, Complaint> {
+pub(super) fn tcti(text: &str) -> Result<String, Complaint> {
     let wrong = |what: &str| {
         Complaint::new(&format!("{} {what}", quoted(text)))
             .help("write \"device:/dev/tpmrm0\", or \"swtpm:host=127.0.0.1,port=2321\" for an emulated one")

@@ -45,6 +45,10 @@ fn old_files_become_what_stands_beside_them() {
         let dir = case.unwrap().path();
         let old = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
         let old = old.into_iter().find(|path| path.extension().is_some_and(|end| end == "conf")).unwrap();
+        // A build without TPMs says so, instead.
+        if !cfg!(feature = "tpm") && fs::read_to_string(&old).unwrap().contains("tpm:") {
+            continue;
+        }
         let imported = config::import(&old);
         if usable(&imported).is_some() {
             good += 1
@@ -64,7 +68,8 @@ fn old_files_become_what_stands_beside_them() {
         }
     }
     assert!(different.is_empty(), "{}", different.join("\n"));
-    assert!(good >= 7 && refused >= 4, "{good} {refused}");
+    let least = if cfg!(feature = "tpm") { 7 } else { 4 };
+    assert!(good >= least && refused >= 4, "{good} {refused}");
 }
 
 /// A value of any type, in the old language; often what belongs there.

@@ -55,7 +55,7 @@ impl Translation {
         let mut finding = source.finding(severity, key.to_owned(), place.span.clone(), complaint.text);
         finding.help = complaint.help;
         let line = source.text().lines().nth(finding.line as usize - 1).unwrap_or_default();
-        if line.contains("password") {
+        if line.contains("passw") {
             finding = finding.without_excerpt();
         }
         self.findings.push((place.clone(), finding));
