@@ -89,6 +89,16 @@ pub fn drop_privileges(user: &str, directories: &[PathBuf]) -> Result<Dropped, P
     Ok(result)
 }
 
+/// To whom root gives a file that the daemon shall read: `user`. None: this process is not root, or its user namespace has no
+/// such user, and files stay whose they are.
+pub fn owner_for(user: &str) -> Result<Option<(Uid, Gid)>, PrivilegeError> {
+    if !unistd::geteuid().is_root() {
+        return Ok(None);
+    }
+    let user = look_up(user)?;
+    Ok(is_mapped(user.uid).then_some((user.uid, user.gid)))
+}
+
 fn look_up(name: &str) -> Result<User, PrivilegeError> {
     let failed = |source| PrivilegeError::LookUp { user: name.to_owned(), source };
     let found = match name.parse::<u32>() {

@@ -10,6 +10,7 @@ mod completions;
 mod follow;
 mod group;
 mod import;
+mod keygen;
 mod list;
 mod lockdown;
 mod logs;
@@ -101,6 +102,9 @@ enum Verb {
     Check(check::Args),
     /// Makes a tunnel file of what the C client's file says, and tells what has no counterpart. Works without the daemon.
     Import(import::Args),
+    /// Makes a new key and certificate of a tunnel: has a router's interface give the address, or without one. Works without the
+    /// daemon.
+    Keygen(keygen::Args),
     /// Prints the completions of this command line for a shell.
     Completions(completions::Args),
 }
@@ -136,6 +140,7 @@ impl Verb {
             Self::Clear(args) => clear::run(args).await,
             Self::Check(args) => check::run(args),
             Self::Import(args) => import::run(args),
+            Self::Keygen(args) => keygen::run(args).await,
             Self::Completions(args) => completions::run(&args),
         }
     }
@@ -244,6 +249,9 @@ pub enum CliError {
         "the system's journal is closed to you; become root, or have somebody add you to the group systemd-journal"
     )]
     JournalForbidden,
+    /// No identity was made.
+    #[error(transparent)]
+    Keygen(Box<keygen::KeygenError>),
     /// The process lacks something it needs before it can start.
     #[error("cannot start")]
     Start(#[source] io::Error),
@@ -260,6 +268,7 @@ impl CliError {
             Self::InError { reason, .. } if reason == "config" => Class::Configuration,
             Self::InError { .. } => Class::Credentials,
             Self::Kernel(error) => error.class(),
+            Self::Keygen(error) => error.class(),
             Self::Refused(refusal) => refusal.class(),
             Self::InForce(_) | Self::Output(_) | Self::Write { .. } | Self::Start(_) => Class::Environment,
             Self::LeftBehind { .. } | Self::SomethingLeft(_) | Self::Exists(_) => Class::Environment,
@@ -272,11 +281,18 @@ impl CliError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Client(error) => error.exit(),
+            Self::Keygen(error) => error.exit(),
             Self::TimedOut { .. } => Exit::TimedOut,
             Self::NoFile(_) => Exit::NotFound,
             Self::JournalForbidden => Exit::NotAuthorised,
             _ => self.class().into(),
         }
+    }
+}
+
+impl From<keygen::KeygenError> for CliError {
+    fn from(error: keygen::KeygenError) -> Self {
+        Self::Keygen(Box::new(error))
     }
 }
 

@@ -71,10 +71,24 @@ pub struct Group {
 
 /// Whether an interface of this name may be trusted; if not, why, in one line.
 pub fn judge_trusted_interface(name: &str) -> Result<(), String> {
-    values::trusted_interface(name).map(drop).map_err(|complaint| match complaint.help {
+    values::trusted_interface(name).map(drop).map_err(one_line)
+}
+
+/// What is asked for in an enrolment, as `enrol.address` writes it; if it is nothing that can be, why, in one line.
+pub fn parse_wanted(text: &str) -> Result<Wanted, String> {
+    values::wanted(text).map_err(one_line)
+}
+
+/// A user who enrols, as `enrol.user` writes it.
+pub fn parse_user(text: &str) -> Result<String, String> {
+    values::user(text).map_err(one_line)
+}
+
+fn one_line(complaint: values::Complaint) -> String {
+    match complaint.help {
         Some(help) => format!("{}; {help}", complaint.text),
         None => complaint.text,
-    })
+    }
 }
 
 /// `[connectivity]`.

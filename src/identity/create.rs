@@ -87,7 +87,7 @@ pub fn self_signed(
     let validity = validity(now)?;
     let failed = |source| CreateError::Sign { address, source };
     match version {
-        Version::V1 => v1(key, address, &validity).map(pem).map_err(failed),
+        Version::V1 => v1(key, address, &validity).map(certificate_pem).map_err(failed),
         Version::V3 => {
             let mut params = params(address);
             [params.not_before, params.not_after] = validity.map(|time| time.to_datetime());
@@ -199,7 +199,8 @@ fn write_time(writer: DERWriter<'_>, time: &ASN1Time) {
     writer.write_tagged_implicit(tag, |writer| writer.write_bytes(text.as_bytes()));
 }
 
-fn pem(der: Vec<u8>) -> String {
+/// A certificate in PEM armour (RFC 7468).
+pub fn certificate_pem(der: Vec<u8>) -> String {
     let lines = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
     pem::encode_config(&pem::Pem::new("CERTIFICATE", der), lines)
 }

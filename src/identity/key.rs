@@ -7,6 +7,8 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519, ParsedPublicKey, VerificationAlgorithm,
 };
 use rcgen::{PublicKeyData, SignatureAlgorithm};
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 /// A kind of key, and how it signs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, clap::ValueEnum)]
@@ -31,6 +33,13 @@ impl Algorithm {
             Self::P384 => "p384",
             Self::Ed25519 => "ed25519",
         }
+    }
+
+    /// That of a public key, if it is one of these. `spki` is its SubjectPublicKeyInfo, DER.
+    pub fn of_spki(spki: &[u8]) -> Option<Self> {
+        let (_, spki) = SubjectPublicKeyInfo::from_der(spki).ok()?;
+        let bytes = &spki.subject_public_key.data;
+        Self::ALL.into_iter().find(|kind| PublicKey::new(*kind, bytes).is_some_and(|key| key.spki() == spki.raw))
     }
 
     pub(super) fn signature(self) -> &'static SignatureAlgorithm {
@@ -119,6 +128,7 @@ mod tests {
             assert_eq!(public.algorithm(), algorithm);
             assert_eq!(public.bytes(), pair.der_bytes(), "{algorithm}");
             assert_eq!(public.spki(), pair.subject_public_key_info(), "{algorithm}");
+            assert_eq!(Algorithm::of_spki(public.spki()), Some(algorithm));
         }
     }
 
@@ -126,6 +136,7 @@ mod tests {
     fn what_is_no_point_of_the_curve_is_no_key() {
         let pair = KeyPair::generate_for(Algorithm::P256.signature()).unwrap();
         let mut point = pair.der_bytes().to_vec();
+        assert_eq!(Algorithm::of_spki(&point), None);
         assert_eq!(PublicKey::new(Algorithm::P384, &point), None);
         assert_eq!(PublicKey::new(Algorithm::P256, &point[..64]), None);
         assert_eq!(PublicKey::new(Algorithm::P256, &[]), None);

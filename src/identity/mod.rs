@@ -17,7 +17,7 @@ mod watch;
 pub use address::{address_of, ipv4_of, parse_address, unusable};
 pub(crate) use address::{addresses, common_names};
 pub use clock::{BUILD_EPOCH, clock_is_wrong, day, moment, seconds};
-pub use create::{CreateError, LIFETIME, Version, keypair, request, self_signed};
+pub use create::{CreateError, LIFETIME, Version, certificate_pem, keypair, request, self_signed};
 pub(crate) use error::clock_text;
 pub use error::{LoadError, Part};
 pub use key::{Algorithm, PublicKey};
@@ -228,7 +228,7 @@ fn fits(key_file: &Path, spki: &[u8]) -> bool {
 }
 
 /// SubjectPublicKeyInfo of a certificate, DER.
-fn public_key_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+pub(crate) fn public_key_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     parse(certificate).map(|certificate| certificate.subject_pki.raw.to_vec())
 }
 

@@ -37,6 +37,15 @@ pub struct PairFiles {
     pub key_file: PathBuf,
 }
 
+impl PairFiles {
+    /// The request for a certificate that is on its way.
+    pub fn request_file(&self) -> PathBuf {
+        let mut name = OsString::from(&self.key_file);
+        name.push(".csr");
+        name.into()
+    }
+}
+
 /// To whom the files shall belong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {

@@ -13,6 +13,9 @@ mod exit_codes;
 mod fake_systemd;
 mod follow;
 mod import;
+mod keygen;
+#[cfg(feature = "enrol")]
+mod keygen_api;
 mod listener;
 mod logind;
 mod logs;

@@ -8,6 +8,8 @@ pub mod client;
 pub mod echo;
 #[cfg(feature = "enrol")]
 pub mod enrol;
+#[cfg(feature = "enrol")]
+pub mod enrol_api;
 pub mod fake_router;
 pub mod logind;
 pub mod middle;

@@ -66,18 +66,6 @@ pub enum EnrolError {
         /// What happened to the last of its addresses.
         source: DialError,
     },
-    /// The own firewall or routing holds the connection.
-    #[error(
-        "the connection to {remote} is refused by this host itself ({source}): what belongs in a tunnel is blocked, and this \
-         interface is reached beside it. Open it for the time of it (`enftunctl lockdown NAME off`, and `boot` or `session` \
-         afterwards), or let the daemon enrol (enrol.provisioner)"
-    )]
-    Blocked {
-        /// The interface, or its address.
-        remote: String,
-        /// The kernel's answer.
-        source: io::Error,
-    },
     /// The far end is not to be believed, or does not speak TLS.
     #[error("{text}")]
     Tls {
@@ -256,7 +244,6 @@ impl EnrolError {
             Self::Password(_) | Self::NoPassword { .. } => Class::Credentials,
             Self::Unreachable { source, .. } => source.class(),
             Self::Tls { class, .. } => *class,
-            Self::Blocked { .. } => Class::Environment,
             Self::Refused { .. } | Self::Forbidden { .. } | Self::Taken { .. } | Self::Rejected { .. } => {
                 Class::Credentials
             }
@@ -282,7 +269,6 @@ impl EnrolError {
             Self::Create(_) | Self::Password(_) | Self::NoPassword { .. } => Reason::EnrolmentFailed,
             Self::Unreachable { source, .. } => source.reason(),
             Self::Tls { reason, .. } => *reason,
-            Self::Blocked { .. } => Reason::Lockdown,
             Self::Refused { .. } | Self::TokenRefused { .. } | Self::Forbidden { .. } | Self::Taken { .. } => {
                 Reason::AuthFailed
             }

@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::error::{EnrolError, Step};
 use crate::config::{self, EnrolUrl, Place};
-use crate::transport::dial::{self, DialError, Options};
+use crate::transport::dial::{self, Options};
 use crate::transport::proxy;
 use crate::transport::race::Race;
 use crate::transport::resolve::resolve;
@@ -81,10 +81,7 @@ impl Https {
             return self.secure(stream).await;
         }
         let remote = self.url.to_string();
-        let mut failures = race.into_failures();
-        let own = failures.iter().position(is_own_refusal);
-        match own.map(|at| failures.swap_remove(at)).or_else(|| failures.pop()) {
-            Some(DialError::Connect { source, .. }) if own.is_some() => Err(EnrolError::Blocked { remote, source }),
+        match race.into_failures().pop() {
             Some(source) => Err(EnrolError::Unreachable { remote, source }),
             None => Err(EnrolError::Io(io::ErrorKind::AddrNotAvailable.into())),
         }
@@ -106,10 +103,4 @@ impl Https {
         };
         EnrolError::Tls { text, reason: said.reason, class: said.class }
     }
-}
-
-/// What nftables (EPERM) and routes (EACCES: prohibit, EINVAL: blackhole) answer with.
-fn is_own_refusal(error: &DialError) -> bool {
-    let DialError::Connect { source, .. } = error else { return false };
-    matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput)
 }
