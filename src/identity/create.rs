@@ -4,6 +4,7 @@
 use std::net::Ipv6Addr;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::signature::Ed25519KeyPair;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
     SerialNumber, SigningKey,
@@ -69,9 +70,17 @@ impl CreateError {
     }
 }
 
-/// A new key, from the system's randomness.
+/// A new key, from the system's randomness. Its file is PKCS#8 in the version that everybody reads (RFC 5208).
 pub fn keypair(algorithm: Algorithm) -> Result<KeyPair, CreateError> {
-    KeyPair::generate_for(algorithm.signature()).map_err(|source| CreateError::Key { algorithm, source })
+    match algorithm {
+        // rcgen writes the version with a public key in it (RFC 5958), which OpenSSL 3.0 does not know.
+        Algorithm::Ed25519 => Ed25519KeyPair::generate()
+            .and_then(|key| key.to_pkcs8v1())
+            .map_err(|_| rcgen::Error::RemoteKeyError)
+            .and_then(|key| KeyPair::from_pkcs8_der_and_sign_algo(&key.as_ref().into(), algorithm.signature())),
+        _ => KeyPair::generate_for(algorithm.signature()),
+    }
+    .map_err(|source| CreateError::Key { algorithm, source })
 }
 
 /// A certificate that `key` signs over itself, PEM: from an hour before `now` for [`LIFETIME`]. The key may be in a TPM.

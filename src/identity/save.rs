@@ -3,21 +3,24 @@
 //! They are two files, and no file system replaces two at once. So the replacement has one moment at which it counts: when
 //! the certificate gets its name. In this order, each step lasting over a power cut before the next:
 //!
-//! 1. the new key, whole, is `KEY_FILE.new`; and the certificate's place on the disk is taken ([`stage`]);
+//! 1. the new key, whole, is `KEY_FILE.new`; and `CERT_FILE.new` takes the certificate's place on the disk ([`stage`]);
 //! 2. the new certificate replaces the old one, by renaming: from here on the new pair counts;
 //! 3. `KEY_FILE.new` becomes `KEY_FILE`, by renaming.
 //!
 //! Until step 2 the old files are not touched, whatever fails. Between 2 and 3 `KEY_FILE` is still the old key, and who loads
 //! the pair finds the key of its certificate in `KEY_FILE.new` ([`super::load`] looks there). So a process that is killed
 //! leaves the old pair or the new one. A request for a certificate is step 1 alone: [`complete`] does the rest when the
-//! certificate is there, and until then the old pair is in use.
+//! certificate is there, and until then the old pair is in use. A lock on the directory of the key keeps others from doing the
+//! same meanwhile.
 
 use std::ffi::OsString;
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Gid, Uid};
 use tempfile::NamedTempFile;
 
@@ -40,9 +43,7 @@ pub struct PairFiles {
 impl PairFiles {
     /// The request for a certificate that is on its way.
     pub fn request_file(&self) -> PathBuf {
-        let mut name = OsString::from(&self.key_file);
-        name.push(".csr");
-        name.into()
+        with(&self.key_file, ".csr")
     }
 }
 
@@ -57,8 +58,12 @@ pub struct Owner {
 
 /// Where a key is while its certificate is on the way.
 pub fn next_key_file(key_file: &Path) -> PathBuf {
-    let mut name = OsString::from(key_file);
-    name.push(".new");
+    with(key_file, ".new")
+}
+
+fn with(file: &Path, ending: &str) -> PathBuf {
+    let mut name = OsString::from(file);
+    name.push(ending);
     name.into()
 }
 
@@ -75,6 +80,9 @@ pub enum SaveError {
         /// Why.
         source: io::Error,
     },
+    /// Somebody else does the same.
+    #[error("another process makes a new pair in {} now", .0.display())]
+    Busy(PathBuf),
     /// The last step failed, after which there is nothing to lose.
     #[error(
         "the new certificate is in place and counts, but its key could not be given its name: do so with `mv {} {}`",
@@ -103,19 +111,22 @@ pub struct Staged {
     files: PairFiles,
     certificate: Option<NamedTempFile>,
     keep_key: bool,
+    _lock: Flock<File>,
 }
 
 /// Step 1: writes `key` (PEM) as `KEY_FILE.new` and takes the room for a certificate, so that what comes after it can hardly
 /// fail. The directories must exist. Without an `owner` the files belong to whoever writes them.
 pub fn stage(files: &PairFiles, key: &str, owner: Option<Owner>) -> Result<Staged, SaveError> {
+    let lock = lock(files)?;
     settle(files)?;
-    let certificate = draft(&files.cert_file, &[b'\n'; ROOM], 0o644, owner);
+    let certificate = room(&files.cert_file, owner);
     let certificate = certificate.map_err(|source| cannot_write(Part::Certificate, &files.cert_file, source))?;
     let cannot_write = |source| cannot_write(Part::Key, &files.key_file, source);
     let next = next_key_file(&files.key_file);
-    let file = draft(&next, key.as_bytes(), 0o600, owner).map_err(cannot_write)?;
+    let mut name = tempfile::Builder::new();
+    let file = draft(name.prefix(".enftun-"), &next, key.as_bytes(), 0o600, owner).map_err(cannot_write)?;
     file.persist(&next).map_err(|error| cannot_write(error.error))?;
-    let staged = Staged { files: files.clone(), certificate: Some(certificate), keep_key: false };
+    let staged = Staged { files: files.clone(), certificate: Some(certificate), keep_key: false, _lock: lock };
     files::sync_directory_of(&next).map_err(cannot_write)?;
     Ok(staged)
 }
@@ -151,7 +162,7 @@ impl Drop for Staged {
     }
 }
 
-fn fill(file: &mut fs::File, content: &str) -> io::Result<()> {
+fn fill(file: &mut File, content: &str) -> io::Result<()> {
     file.rewind()?;
     file.write_all(content.as_bytes())?;
     file.set_len(content.len() as u64)?;
@@ -174,7 +185,9 @@ pub fn save(files: &PairFiles, certificate: &str, key: &str, owner: Option<Owner
 
 /// Steps 2 and 3 for a key that was left at `KEY_FILE.new`. The caller has seen that `certificate` (PEM) is for that key.
 pub fn complete(files: &PairFiles, certificate: &str, owner: Option<Owner>) -> Result<(), SaveError> {
-    draft(&files.cert_file, certificate.as_bytes(), 0o644, owner)
+    let _lock = lock(files)?;
+    room(&files.cert_file, owner)
+        .and_then(|mut file| fill(file.as_file_mut(), certificate).map(|()| file))
         .and_then(|file| file.persist(&files.cert_file).map_err(|error| error.error))
         .map_err(|source| cannot_write(Part::Certificate, &files.cert_file, source))?;
     rename_key(files)
@@ -190,12 +203,37 @@ fn rename_key(files: &PairFiles) -> Result<(), SaveError> {
         .map_err(|source| SaveError::Rename { from, to, source })
 }
 
-/// A file without a name yet, in the directory where it shall be, on the disk with this content, mode and owner.
-fn draft(path: &Path, content: &[u8], mode: u32, owner: Option<Owner>) -> io::Result<NamedTempFile> {
-    let mut file = tempfile::Builder::new()
-        .prefix(".enftun-")
-        .permissions(Permissions::from_mode(mode))
-        .tempfile_in(files::directory_of(path))?;
+fn lock(files: &PairFiles) -> Result<Flock<File>, SaveError> {
+    let directory = files::directory_of(&files.key_file);
+    let file = File::open(directory).map_err(|source| cannot_write(Part::Key, &files.key_file, source))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        Errno::EWOULDBLOCK => SaveError::Busy(directory.to_owned()),
+        error => cannot_write(Part::Key, &files.key_file, error.into()),
+    })
+}
+
+/// As much of the disk as a certificate takes, under a name of its own.
+fn room(cert_file: &Path, owner: Option<Owner>) -> io::Result<NamedTempFile> {
+    let next = with(cert_file, ".new");
+    // One that a killed process left.
+    match fs::remove_file(&next) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut name = tempfile::Builder::new();
+    name.prefix(next.file_name().unwrap_or_default()).rand_bytes(0);
+    draft(&mut name, &next, &[b'\n'; ROOM], 0o644, owner)
+}
+
+/// A file beside `path`, on the disk with this content, mode and owner.
+fn draft(
+    name: &mut tempfile::Builder<'_, '_>,
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    owner: Option<Owner>,
+) -> io::Result<NamedTempFile> {
+    let mut file = name.permissions(Permissions::from_mode(mode)).tempfile_in(files::directory_of(path))?;
     file.as_file().set_permissions(Permissions::from_mode(mode))?;
     if let Some(Owner { uid, gid }) = owner {
         fchown(file.as_file(), Some(uid.as_raw()), Some(gid.as_raw()))?;
@@ -329,6 +367,7 @@ mod tests {
             stage(&place.files, &new.key, None).unwrap().keep();
             fs::write(&place.files.cert_file, &new.certificate).unwrap();
             assert_eq!(place.in_use(), "CN=fd00::2");
+            fs::write(place.files.cert_file.with_extension("pem.new"), "room").unwrap();
             // The next replacement, which comes to nothing, does not lose it.
             drop(stage(&place.files, &pair(3).key, None).unwrap());
             assert_eq!(place.in_use(), "CN=fd00::2");
@@ -346,6 +385,19 @@ mod tests {
         complete(&place.files, &next.certificate, None).unwrap();
         assert_eq!(place.in_use(), "CN=fd00::2");
         assert_eq!(place.names(), ["enf0.crt.pem", "enf0.key.pem"]);
+    }
+
+    #[test]
+    fn two_at_a_time_do_not_mix_their_keys_and_certificates() {
+        let place = place();
+        place.save(&pair(1)).unwrap();
+        let (first, second) = (pair(2), pair(3));
+        let staged = stage(&place.files, &first.key, None).unwrap();
+        assert!(matches!(place.save(&second).unwrap_err(), SaveError::Busy(_)));
+        staged.commit(&first.certificate).unwrap();
+        assert_eq!(place.in_use(), "CN=fd00::2");
+        place.save(&second).unwrap();
+        assert_eq!(place.in_use(), "CN=fd00::3");
     }
 
     #[test]

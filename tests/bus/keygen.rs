@@ -5,7 +5,7 @@ use crate::common::skip;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -13,6 +13,7 @@ use std::process::{Command, Output, Stdio};
 pub const CTL: &str = env!("CARGO_BIN_EXE_enftunctl");
 pub const TUNNEL: &str = "kind = \"enf\"\nremote.hosts = [\"router.example.net\"]\nremote.name = \"router.example.net\"\n\
                       remote.ca_cert_file = \"ca.pem\"\n";
+pub const ASKED: &str = "Go on? [y/N] ";
 const ADDRESS: &str = "fd00:8f80:1::1234";
 
 /// A configuration directory with one tunnel.
@@ -274,16 +275,26 @@ fn where_nobody_can_be_asked_a_pair_is_replaced_only_when_that_is_meant() {
     host.makes(&["--renew", "--self-signed"]);
 }
 
-/// What a person sees who types `typed` after each question.
-pub fn at_a_terminal(command: &Command, typed: &str) -> (Option<i32>, String) {
+/// What a person sees who answers each question, once it is there.
+pub fn at_a_terminal(command: &Command, answers: &[(&str, &str)]) -> (Option<i32>, String) {
     let words = command.get_args().map(|word| format!("'{}'", word.to_str().unwrap())).collect::<Vec<_>>().join(" ");
     let mut script = Command::new("script");
     script.args(["-qefc", &format!("{CTL} {words}"), "/dev/null"]);
     script.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent").env_remove("CREDENTIALS_DIRECTORY");
     let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    (output.status.code(), text(&output.stdout))
+    let (mut keyboard, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let (mut seen, mut part) = (String::new(), [0; 1024]);
+    for (question, answer) in answers {
+        while !seen.ends_with(question) {
+            let length = screen.read(&mut part).unwrap();
+            assert!(length > 0, "{question:?} is not asked: {seen}");
+            seen += std::str::from_utf8(&part[..length]).unwrap();
+        }
+        keyboard.write_all(answer.as_bytes()).unwrap();
+    }
+    screen.read_to_string(&mut seen).unwrap();
+    drop(keyboard);
+    (child.wait().unwrap().code(), seen)
 }
 
 #[test]
@@ -296,16 +307,16 @@ fn a_person_is_told_what_is_replaced_and_asked_once() {
     host.makes(&[ADDRESS, "--self-signed"]);
     let before = host.files();
     for answer in ["n\n", "\n", "sure\n"] {
-        let (code, seen) = at_a_terminal(&host.command(&["fd00::2", "--self-signed"]), answer);
+        let (code, seen) = at_a_terminal(&host.command(&["fd00::2", "--self-signed"]), &[(ASKED, answer)]);
         assert_eq!(code, Some(1), "{seen}");
         assert!(seen.contains("nothing was changed") && seen.contains("Go on? [y/N]"), "{seen}");
         assert!(seen.contains(&format!("of {ADDRESS}, good until ")) && seen.contains("enf0.key.pem"), "{seen}");
         assert_eq!(host.files(), before);
     }
-    let (code, seen) = at_a_terminal(&host.command(&["fd00::2", "--self-signed"]), "y\n");
+    let (code, seen) = at_a_terminal(&host.command(&["fd00::2", "--self-signed"]), &[(ASKED, "y\n")]);
     assert_eq!((code, seen.matches("[y/N]").count()), (Some(0), 1), "{seen}");
     assert!(seen.contains("enf0 is fd00::2"), "{seen}");
-    let (code, seen) = at_a_terminal(&host.command(&["fd00::3", "--self-signed", "--yes"]), "");
+    let (code, seen) = at_a_terminal(&host.command(&["fd00::3", "--self-signed", "--yes"]), &[]);
     assert_eq!((code, seen.matches("[y/N]").count()), (Some(0), 0), "{seen}");
 }
 
@@ -366,7 +377,9 @@ fn arguments_that_say_nothing_sensible_are_wrong_usage() {
 /// Runs a script as root of a namespace of its own, in which $1 is this program and $2 the configuration directory.
 fn in_a_mount_namespace(host: &Host, script: &str) -> Output {
     let mut command = Command::new("unshare");
-    command.args(["-rm", "bash", "-euc", script, "bash", CTL]).arg(host.dir.path()).stdin(Stdio::null());
+    // Root needs no namespace of users, in which others would be strangers.
+    let new = if nix::unistd::geteuid().is_root() { "-m" } else { "-rm" };
+    command.args([new, "bash", "-euc", script, "bash", CTL]).arg(host.dir.path()).stdin(Stdio::null());
     command.output().unwrap()
 }
 
@@ -381,7 +394,7 @@ fn a_disk_that_is_full_or_read_only_loses_nothing() {
     // With no or one page left, certificate or key cannot be written; with two both can.
     let script = r#"
         program=$1 dir=$2 pair=$2/enf0
-        renew() { code=0; "$program" keygen enf0 --renew --self-signed --config-dir "$dir" 2>"$dir/said" || code=$?; }
+        renew() { code=0; "$program" keygen enf0 --renew --self-signed --owner nobody --config-dir "$dir" 2>"$dir/said" || code=$?; }
         same() { diff -r "$dir/before" "$pair"; }
         cp -a "$pair" "$dir/before"
         mount -t tmpfs -o size=256k,mode=755 tmpfs "$pair"

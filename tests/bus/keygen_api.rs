@@ -4,7 +4,7 @@
 use crate::common::bus::has;
 use crate::common::enrol_api::{Act, EnrolApi, huge, json_answer, refusal};
 use crate::common::{skip, wait_for};
-use crate::keygen::{Host, at_a_terminal, is_a_pair, text};
+use crate::keygen::{ASKED, Host, at_a_terminal, is_a_pair, text};
 use serde_json::json;
 use std::fs;
 use std::io::Write;
@@ -148,7 +148,7 @@ fn nobody_there_and_the_wrong_one_are_told_apart() {
     let other = EnrolApi::start(beside.path(), &[LOGIN]);
     it.host.tunnel(&section(&it.api.url(), &other));
     let complaint = it.refuses(&["auto"], 1);
-    assert!(complaint.contains("not signed by any CA") && complaint.contains("enrol-ca.pem"), "{complaint}");
+    assert!(complaint.contains("its key did not sign") && complaint.contains("enrol-ca.pem"), "{complaint}");
     fs::remove_file(&other.ca_cert_file).unwrap();
     let complaint = it.refuses(&["auto"], 78);
     assert!(complaint.contains("enrol-ca.pem"), "{complaint}");
@@ -193,9 +193,10 @@ fn at_a_terminal_the_password_is_asked_for_and_not_shown() {
         return skip(TEST, "script is missing");
     }
     let it = Enrolling::at(&[LOGIN, Act::Gives("fd00:8f80:1::1")]);
-    let (code, seen) = at_a_terminal(&it.host.command(&["--renew", "--yes"]), "s3cret word\n");
+    let (code, seen) = at_a_terminal(&it.host.command(&["--renew"]), &[(ASKED, "y\n"), (": ", "s3cret word\n")]);
     assert_eq!(code, Some(0), "{seen}");
     assert!(seen.contains(&format!("Password of me at {}: ", it.api.url())), "{seen}");
+    assert!(!seen.contains("s3cret"), "{seen}");
     assert_eq!(it.api.heard()[0].body["token"], "s3cret word");
 }
 
@@ -212,7 +213,10 @@ fn killed_while_it_waits_it_leaves_the_pair_and_the_next_one_tidies_up() {
     enftun::identity::load(&it.host.cert(), &it.host.key(), std::time::SystemTime::now()).unwrap();
     it.host.makes(&["--renew"]);
     enftun::identity::load(&it.host.cert(), &it.host.key(), std::time::SystemTime::now()).unwrap();
-    assert!(!it.host.path("enf0/enf0.key.pem.new").exists());
+    let mut names: Vec<_> =
+        fs::read_dir(it.host.path("enf0")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["enf0.crt.pem", "enf0.key.pem"]);
 }
 
 #[test]
@@ -228,5 +232,5 @@ fn a_disk_that_fills_up_meanwhile_is_no_loss_because_the_room_was_taken_before()
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(sizes.iter().any(|(name, _)| name == "enf0.key.pem.new"), "{sizes:?}");
-    assert!(sizes.iter().any(|(name, size)| name.starts_with(".enftun-") && *size >= 4096), "{sizes:?}");
+    assert!(sizes.iter().any(|(name, size)| name == "enf0.crt.pem.new" && *size >= 4096), "{sizes:?}");
 }
