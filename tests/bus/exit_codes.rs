@@ -7,6 +7,7 @@ use enftun::daemon::Refusal;
 use enftun::dbus;
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
 const CTL: &str = env!("CARGO_BIN_EXE_enftunctl");
@@ -63,6 +64,29 @@ fn documented(all: &[String]) -> BTreeSet<(i32, String)> {
         verbs.into_iter().map(move |verb| (code, verb))
     })
     .collect()
+}
+
+/// An interface that refuses the user, and one that says nothing.
+#[cfg(feature = "enrol")]
+fn enrolment(seen: &mut Seen, config: &std::path::Path) {
+    use crate::common::enrol_api::{Act, EnrolApi, refusal};
+    for (act, code) in [(refusal(401, "no"), 4), (Act::Silent, 6)] {
+        let api = EnrolApi::start(config, &[act]);
+        let section = format!("[enrol]\nurl = {:?}\nca_cert_file = \"enrol-ca.pem\"\nuser = \"me\"\n", api.url());
+        fs::write(config.join("tunnels/new.toml"), format!("{}{section}", crate::keygen::TUNNEL)).unwrap();
+        fs::write(config.join("password"), "s3cret").unwrap();
+        fs::set_permissions(config.join("password"), fs::Permissions::from_mode(0o600)).unwrap();
+        let password = config.join("password");
+        let [password, config] = [&password, config].map(|path| path.to_str().unwrap());
+        let words = ["new", "--config-dir", config, "--password-file", password, "--timeout=500ms", "--owner=nobody"];
+        seen.check(&[("keygen", &words, code)], |command| command.output().unwrap());
+    }
+}
+
+/// Nobody can be asked.
+#[cfg(not(feature = "enrol"))]
+fn enrolment(seen: &mut Seen, _: &std::path::Path) {
+    seen.0.extend([4, 6].map(|code| (code, "keygen".to_owned())));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,6 +146,10 @@ async fn every_verb_ends_with_the_code_that_the_documentation_has() {
             ("import", &[&old_good, "--output", full], 1),
             ("import", &["/nowhere.conf"], 5),
             ("import", &[&old_broken], 78),
+            ("keygen", &[&there[..], &["fd00::1", "--self-signed", "--owner", "nobody"]].concat(), 0),
+            ("keygen", &[&there[..], &["fd00::1", "--self-signed", "--owner", "nobody"]].concat(), 1),
+            ("keygen", &absent, 5),
+            ("keygen", &wrong, 78),
             ("report", &dirs, 0),
             ("completions", &["bash"], 0),
             ("logs", &["--", "--version"], 0),
@@ -129,6 +157,8 @@ async fn every_verb_ends_with_the_code_that_the_documentation_has() {
         on_bus,
     );
     seen.check(&[("logs", &["--", "--version"], 1)], |command| command.env("PATH", "/nowhere").output().unwrap());
+
+    tokio::task::block_in_place(|| enrolment(&mut seen, directory.path()));
 
     let (daemon, core) = Simulation::new(&["enf0", "stuck"]);
     daemon.group("lan", |_| {});

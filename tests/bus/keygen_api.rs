@@ -92,7 +92,7 @@ fn whatever_the_interface_does_the_pair_before_is_as_it_was() {
     let cut = || Act::Says(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"data\":".to_vec());
     let later = || Act::Says(b"HTTP/1.1 429 .\r\nRetry-After: 17\r\nContent-Length: 0\r\n\r\n".to_vec());
     for (acts, code, said) in [
-        (vec![Act::Closes], 1, "in the middle of TLS"),
+        (vec![Act::Closes], 1, "the connection"),
         (vec![Act::NoTls], 1, "does not speak TLS"),
         (vec![refusal(401, "no such user")], 4, "does not accept the user \"me\""),
         (vec![refusal(403, "locked")], 4, "(it says: locked)"),
@@ -104,7 +104,7 @@ fn whatever_the_interface_does_the_pair_before_is_as_it_was() {
         (vec![huge()], 1, "more than 65536 bytes"),
         (vec![Act::Says(Vec::new())], 1, "ends in the middle"),
         (vec![Act::LogsIn("")], 1, "in which network"),
-        (vec![LOGIN, Act::Closes], 1, "in the middle of TLS"),
+        (vec![LOGIN, Act::Closes], 1, "the connection"),
         (vec![LOGIN, refusal(401, "too late")], 1, "try again"),
         (vec![LOGIN, refusal(403, "not yours")], 4, "does not allow the user \"me\" an address in its network"),
         (vec![LOGIN, refusal(409, "taken")], 1, "to somebody else"),

@@ -88,6 +88,9 @@ async fn every_verb_prints_what_the_schema_has() {
     verb("import", &[&old("types")]);
     verb("import", &[&old("syntax")]);
     verb("import", &[&old("device"), "--output", directory.path().join("new.toml").to_str().unwrap()]);
+    let keygen = ["enf0", "--owner", "nobody", "--config-dir", config, "--yes"];
+    verb("keygen", &[&keygen[..], &["fd00::1", "--self-signed"]].concat());
+    verb("keygen", &[&keygen[..], &["fd00::1", "--csr"]].concat());
     verb("group list", &[]);
     verb("report", &["--config-dir", config]);
     verb("lockdown", &["enf0", "on"]);

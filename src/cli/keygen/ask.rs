@@ -8,6 +8,8 @@ use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
 use super::error::KeygenError;
+#[cfg(feature = "enrol")]
+use crate::identity::enrol::Secret;
 
 /// No line is longer, bytes.
 const LIMIT: usize = 4096;
@@ -26,13 +28,23 @@ pub async fn confirm(question: &str) -> Result<(), KeygenError> {
     }
 }
 
+/// Asks for a password, which is not shown; or, where nobody is at a terminal, takes the first line of the standard input.
+#[cfg(feature = "enrol")]
+pub async fn password(prompt: &str) -> Result<Secret, KeygenError> {
+    let mut line = match somebody_is_there() {
+        true => line_after(prompt, true).await?,
+        false => first_line(&mut stdin()?).map_err(KeygenError::Terminal)?,
+    };
+    if line.is_empty() { Err(KeygenError::NoPassword) } else { Ok(Secret::new(std::mem::take(&mut *line))) }
+}
+
 /// Unbuffered, so that no copy of a password stays behind.
-pub fn stdin() -> Result<File, KeygenError> {
+fn stdin() -> Result<File, KeygenError> {
     io::stdin().as_fd().try_clone_to_owned().map(File::from).map_err(KeygenError::Terminal)
 }
 
 /// Asks at the terminal; what is typed is not shown if it is `hidden`. Ctrl-C gives up, and leaves the terminal as it was.
-pub async fn line_after(prompt: &str, hidden: bool) -> Result<Zeroizing<String>, KeygenError> {
+async fn line_after(prompt: &str, hidden: bool) -> Result<Zeroizing<String>, KeygenError> {
     let mut input = stdin()?;
     let quiet = if hidden { Some(Quiet::new(stdin()?).map_err(KeygenError::Terminal)?) } else { None };
     let mut screen = io::stderr();
@@ -50,7 +62,7 @@ pub async fn line_after(prompt: &str, hidden: bool) -> Result<Zeroizing<String>,
 }
 
 /// Without its end; what is behind it stays where it is.
-pub fn first_line(input: &mut impl Read) -> io::Result<Zeroizing<String>> {
+fn first_line(input: &mut impl Read) -> io::Result<Zeroizing<String>> {
     let mut line = Zeroizing::new(Vec::with_capacity(LIMIT));
     let mut byte = Zeroizing::new([0; 1]);
     while line.len() < LIMIT {

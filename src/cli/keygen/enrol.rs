@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{Args, KeygenError, NewKey, password};
+use super::{Args, KeygenError, NewKey, ask};
 use crate::config::{self, Enf, EnrolUrl, Tunnel, Wanted};
 use crate::dbus::client::Client;
 use crate::identity::enrol::{EnrolError, Enrolled, Https, Login, Secret, Step, enrol};
@@ -49,11 +49,10 @@ impl Interface {
 
     /// Gets the password from where it is, or from the person who is there.
     pub async fn take_password(&mut self) -> Result<(), KeygenError> {
-        let mut password = match &self.password_file {
-            Some(path) => password::in_file(path)?,
-            None => password::asked(&format!("Password of {} at {}: ", self.login.user, self.url)).await?,
+        self.login.password = match &self.password_file {
+            Some(path) => Secret::read(path).map_err(EnrolError::from)?,
+            None => ask::password(&format!("Password of {} at {}: ", self.login.user, self.url)).await?,
         };
-        self.login.password = Secret::new(std::mem::take(&mut password));
         Ok(())
     }
 
@@ -63,7 +62,9 @@ impl Interface {
             return Err(KeygenError::Usage("this kind of key cannot be enrolled".to_owned()));
         };
         let options = Options::default();
-        let enrolled = enrol(&self.url, &self.login, self.wanted, &key, async || self.https.dial(&options).await);
+        let enrolled = enrol(&self.url, &self.login, self.wanted, &key, async || {
+            self.https.dial(&options, async |_| (), async |_| ()).await
+        });
         match timeout(self.limit, enrolled).await {
             Ok(Ok(enrolled)) => Ok(enrolled),
             Ok(Err(source)) => Err(explained(source).await),

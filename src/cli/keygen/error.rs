@@ -98,27 +98,9 @@ pub enum KeygenError {
     #[error(transparent)]
     Load(#[from] LoadError),
     /// No password.
-    #[error("{0}")]
-    Password(String),
-    /// A file with a password cannot be read.
-    #[error("cannot read the password in {}", path.display())]
-    PasswordFile {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A file with a password that others can read.
-    #[error(
-        "the password file {path} is open to others (mode {mode:04o}): close it with `chmod 600 {path}`",
-        path = path.display()
-    )]
-    PasswordOpen {
-        /// Which.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+    #[cfg(feature = "enrol")]
+    #[error("no password was given: type it, pipe it in, or name a file that holds it (--password-file)")]
+    NoPassword,
     /// The terminal.
     #[error("cannot ask at the terminal")]
     Terminal(#[source] io::Error),
@@ -186,13 +168,13 @@ impl KeygenError {
             #[cfg(feature = "enrol")]
             Self::TimedOut { .. } => Class::Transient,
             Self::Save(error) => error.class(),
-            Self::Password(_) | Self::PasswordOpen { .. } => Class::Credentials,
+            #[cfg(feature = "enrol")]
+            Self::NoPassword => Class::Credentials,
             Self::Place { .. }
             | Self::Directory { .. }
             | Self::Owner(_)
             | Self::Unconfirmed { .. }
             | Self::Declined
-            | Self::PasswordFile { .. }
             | Self::Terminal(_)
             | Self::Interrupted
             | Self::Request { .. } => Class::Environment,

@@ -7,8 +7,6 @@ mod ask;
 mod enrol;
 mod error;
 mod key;
-#[cfg(feature = "enrol")]
-mod password;
 mod target;
 
 pub use error::KeygenError;
