@@ -385,7 +385,8 @@ pub enum Provisioner {
 pub struct Advertise {
     /// The Ethernet side: the interface that the host is on.
     pub dev: String,
-    /// Our link-layer address there: source of our frames, option of our advertisements. None: that of our device.
+    /// Our link-layer address there: source of our frames, option of our advertisements. None: one that is made
+    /// for this host.
     pub lladdr: Option<[u8; 6]>,
     /// Send router advertisements, and answer solicitations.
     pub router: bool,

@@ -57,7 +57,7 @@ async fn the_daemon_tells_what_it_can_do_what_it_runs_by_and_what_to_look_at() {
         return;
     };
     for (name, value) in [
-        ("Features", "as 4 \"enf\" \"dns\" \"lockdown\" \"trusted-groups\""),
+        ("Features", "as 5 \"enf\" \"dns\" \"lockdown\" \"trusted-groups\" \"router-card\""),
         ("Connectivity", "s \"unknown\""),
         ("ConfigHash", &format!("s \"{CONFIG_HASH}\"")),
         ("Startup", "b false"),

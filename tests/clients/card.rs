@@ -95,6 +95,33 @@ impl Behind<'_, '_> {
 }
 
 #[test]
+fn a_router_advertisement_has_every_field_as_it_is_configured() {
+    let test = "a_router_advertisement_has_every_field_as_it_is_configured";
+    let settings = Settings { prefixes: "\"default\", \"fd00:8f80::/32\"", ..Settings::default() };
+    behind(test, &settings, "lladdr = \"02:00:5e:10:00:01\"\nra_period = \"100s\"", |behind| {
+        let told = behind.room.exec(&format!("rdisc6 -1 -w 5000 {LINK}"));
+        let field = |name: &str| {
+            let lines = told.lines().filter_map(|line| line.split_once(':')).filter(|(key, _)| key.trim() == name);
+            lines.map(|(_, value)| value.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+        };
+        for (name, values) in [
+            ("Hop limit", &["undefined ( 0x00)"][..]),
+            ("Stateful address conf.", &["Yes"]),
+            ("Router preference", &["high"]),
+            ("Router lifetime", &["300 (0x0000012c) seconds"]),
+            ("Source link-layer address", &["02:00:5E:10:00:01"]),
+            ("MTU", &["1280 bytes (valid)"]),
+            ("Route", &["fd00:8f80:1::/64", "::/0", "fd00:8f80::/32"]),
+            ("Route preference", &["high"; 3]),
+            ("Route lifetime", &["300 (0x0000012c) seconds"; 3]),
+        ] {
+            assert_eq!(field(name), values, "{name}\n{told}");
+        }
+        assert!(told.contains("from fe80::1") && !told.contains("Prefix"), "no address is made of it: {told}");
+    });
+}
+
+#[test]
 fn the_kernel_takes_routes_with_their_lifetimes_and_the_mtu_and_makes_no_address() {
     let test = "the_kernel_takes_routes_with_their_lifetimes_and_the_mtu_and_makes_no_address";
     let settings = Settings { prefixes: "\"default\", \"fd00:8f80::/32\"", ..Settings::default() };

@@ -78,6 +78,7 @@ pub struct World {
     pub echo: Echo,
     pub probe: Probe,
     pub directory: tempfile::TempDir,
+    ca: Ca,
     /// The router's.
     identity: Identity,
     changes: Arc<Mutex<Vec<Change>>>,
@@ -139,13 +140,14 @@ impl World {
             echo,
             probe,
             directory,
+            ca,
             identity,
             changes,
             router: None,
             daemon: None,
             monitor: None,
         };
-        world.write_files(&ca);
+        world.write_files();
         world.configure(settings);
         for side in [0, 1] {
             world.link_up(side);
@@ -157,12 +159,12 @@ impl World {
         self.directory.path()
     }
 
-    fn write_files(&self, ca: &Ca) {
+    fn write_files(&self) {
         sh(&format!("chmod 755 {0}; mkdir -p {0}/etc/tunnels {0}/state {0}/run", self.path().display()));
-        ca.write(self.path(), "etc/ca");
+        self.ca.write(self.path(), "etc/ca");
         self.identity.write(self.path(), "router");
-        let (_, key) = ca.sign_v3(Leaf::new(OWN).ip(OWN)).write(self.path(), "etc/client");
-        for file in [key, self.path().join("state"), self.path().join("run")] {
+        self.certify(OWN);
+        for file in [self.path().join("state"), self.path().join("run")] {
             chown(file, Some(daemon_user()), None).unwrap();
         }
         let router = format!(
@@ -173,6 +175,15 @@ impl World {
         write(&self.path().join("router.toml"), router.as_bytes(), 0o644);
         write(&self.path().join("resolv.conf"), format!("nameserver {DNS}\n").as_bytes(), 0o644);
         write(&self.path().join("hosts"), b"127.0.0.1 localhost\n", 0o644);
+    }
+
+    /// Gives the client a certificate for this address, as a careful program does: the files are written beside those before, and
+    /// renamed.
+    pub fn certify(&self, address: &'static str) {
+        let (cert, key) = self.ca.sign_v3(Leaf::new(address).ip(address)).write(self.path(), "etc/new");
+        chown(&key, Some(daemon_user()), None).unwrap();
+        std::fs::rename(cert, self.path().join("etc/client.crt.pem")).unwrap();
+        std::fs::rename(key, self.path().join("etc/client.key.pem")).unwrap();
     }
 
     /// Writes the tunnel's file; the daemon reads it at its start and at a reload.

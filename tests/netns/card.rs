@@ -1,5 +1,8 @@
 //! Router card mode: what the kernel holds for a host behind, and what that host has of it.
 
+use crate::common::certs::{Ca, Leaf};
+use crate::common::client;
+use crate::common::fake_router::{FakeRouter, Manners, server};
 use crate::common::netns::{Netns, block_on, in_netns_with_tun, ip, sh, state_of_host, veth};
 use crate::common::wait_for;
 use enftun::config::{self, Tunnel};
@@ -319,5 +322,34 @@ fn the_firewall_of_a_card_is_taken_by_the_kernel_and_comes_back_as_it_was_writte
             assert_eq!(kernel.apply_host(&host).await.unwrap().changes, [""; 0]);
             kernel.apply_host(&Host::default()).await.unwrap();
         });
+    });
+}
+
+#[test]
+fn run_in_the_foreground_serves_a_host_behind_too_and_leaves_nothing() {
+    in_netns_with_tun("run_in_the_foreground_serves_a_host_behind_too_and_leaves_nothing", || {
+        let host = Netns::new();
+        port(&host, "usb0");
+        host.exec(
+            "echo 2 > /proc/sys/net/ipv6/conf/usb0-host/accept_ra; ip link set usb0-host down
+             ip link set usb0-host addrgenmode eui64 up",
+        );
+        let ca = Ca::v3("Test Root");
+        let router = ca.sign_v3(Leaf::new("router.example.net").dns("router.example.net"));
+        let client = ca.sign_v3(Leaf::new("fd00:8f80:1::1234").ip("fd00:8f80:1::1234"));
+        let far = FakeRouter::start(Manners::Good(server(&router, &router, rustls::ALL_VERSIONS)));
+        let mut tunnel = client::Tunnel::new(&far.address.to_string(), &ca, &client);
+        tunnel = tunnel.remote("name = \"router.example.net\"");
+        tunnel.route = "prefixes = [\"default\"]\nlockdown = \"session\"".to_owned();
+        tunnel.retry += "[advertise]\ndev = \"usb0\"\n";
+        wait_for("the link to be up", || ip("link show usb0").contains("state UP"));
+        let before = state();
+        let mut run = tunnel.run();
+        run.until("connected");
+        let default = || host.exec("ip -6 route show default proto ra");
+        wait_for("a default route of the host behind", || default().contains("via fe80::1 dev usb0-host"));
+        assert_eq!(run.interrupt(), Some(0));
+        wait_for("the route to be gone", || default().is_empty());
+        wait_for("the host to be as it was", || state() == before);
     });
 }

@@ -23,7 +23,7 @@ pub(crate) struct Manager {
 }
 
 /// What this daemon can do: kinds of tunnel first.
-const FEATURES: &[&str] = &["enf", "dns", "lockdown", "trusted-groups"];
+const FEATURES: &[&str] = &["enf", "dns", "lockdown", "trusted-groups", "router-card"];
 
 #[interface(name = "org.enftun.Enftun1.Manager", introspection_docs = false)]
 impl Manager {

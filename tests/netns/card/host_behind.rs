@@ -61,36 +61,6 @@ fn a_host_behind_has_its_routes_from_the_card_and_reaches_the_far_end_through_th
 }
 
 #[test]
-fn a_router_advertisement_has_every_field_as_it_is_configured() {
-    let test = "a_router_advertisement_has_every_field_as_it_is_configured";
-    let settings = Settings { prefixes: "\"default\", \"fd00:8f80::/32\"", ..Settings::default() };
-    card(test, &settings, "lladdr = \"02:00:5e:10:00:01\"\nra_period = \"100s\"", |card| {
-        card.connect();
-        wait_for("the first advertisement", || card.default_route());
-        // Wait for the answer, ask for one.
-        let told = card.host.exec(&format!("rdisc6 -1 -w 5000 {LINK}"));
-        let field = |name: &str| {
-            let lines = told.lines().filter_map(|line| line.split_once(':')).filter(|(key, _)| key.trim() == name);
-            lines.map(|(_, value)| value.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
-        };
-        for (name, values) in [
-            ("Hop limit", &["undefined ( 0x00)"][..]),
-            ("Stateful address conf.", &["Yes"]),
-            ("Router preference", &["high"]),
-            ("Router lifetime", &["300 (0x0000012c) seconds"]),
-            ("Source link-layer address", &["02:00:5E:10:00:01"]),
-            ("MTU", &["1280 bytes (valid)"]),
-            ("Route", &["fd00:8f80:1::/64", "::/0", "fd00:8f80::/32"]),
-            ("Route preference", &["high"; 3]),
-            ("Route lifetime", &["300 (0x0000012c) seconds"; 3]),
-        ] {
-            assert_eq!(field(name), values, "{name}\n{told}");
-        }
-        assert!(told.contains("from fe80::1") && !told.contains("Prefix"), "no address is made of it: {told}");
-    });
-}
-
-#[test]
 fn while_it_reconnects_the_host_behind_keeps_its_routes_and_nothing_of_it_goes_another_way() {
     let test = "while_it_reconnects_the_host_behind_keeps_its_routes_and_nothing_of_it_goes_another_way";
     card(test, &Settings::default(), "", |card| {
@@ -266,5 +236,27 @@ fn a_port_that_goes_and_comes_is_a_warning_and_then_served_again() {
         card.carries();
         wait_for("no warning", || !warned(card));
         assert!(!card.world.log().contains("somebody else changed"), "{}", card.world.log_end());
+    });
+}
+
+/// Another address of the same network.
+const NEXT: &str = "fd00:8f80:1::5678";
+
+#[test]
+fn a_renewed_certificate_with_another_address_serves_the_new_one_and_the_old_one_no_more() {
+    let test = "a_renewed_certificate_with_another_address_serves_the_new_one_and_the_old_one_no_more";
+    card(test, &Settings::default(), "", |card| {
+        card.up();
+        card.world.certify(NEXT);
+        wait_for("the new address to be served", || {
+            card.world.log().contains(&format!("the host behind is served: it is {NEXT}"))
+        });
+        // What it had is nobody's any more.
+        wait_for("the old address to be out of use", || !card.pings(OVERLAY_ROUTER));
+        card.host.exec(&format!("ip addr replace {NEXT}/128 dev {LINK} nodad"));
+        wait_for("an answer from the far end", || {
+            card.host.output(&format!("ping -c1 -W1 -I {NEXT} {OVERLAY_ROUTER}")).status.success()
+        });
+        assert!(card.default_route());
     });
 }
