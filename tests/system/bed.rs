@@ -150,6 +150,30 @@ impl Bed {
         });
     }
 
+    /// Lets the router enrol this user, for once if `once`. Nobody else's certificates are taken from now on.
+    pub fn enrols(&mut self, user: &str, password: &str, once: bool) {
+        let file = self.directory.path().join("router.toml");
+        let text = std::fs::read_to_string(&file).unwrap().replace("client_ca_file = \"ca.pem\"\n", "");
+        let listen = "listen = \"[::]:8443\"\nnetwork = \"fd00:8f80:1::/64\"\nusers_file = \"users\"\n";
+        write(&file, format!("{text}[enrol]\n{listen}").as_bytes(), 0o644);
+        write(&self.directory.path().join("password"), format!("{password}\n").as_bytes(), 0o600);
+        let password = self.directory.path().join("password");
+        let mut arguments = vec!["users", "set", user, "--password-file", password.to_str().unwrap()];
+        arguments.extend(once.then_some("--once"));
+        self.ask_router(&arguments);
+        self.kill_router();
+        self.start_router();
+    }
+
+    /// The router's own program, with its configuration.
+    #[track_caller]
+    pub fn ask_router(&self, arguments: &[&str]) {
+        let mut command = self.far.command(env!("CARGO_BIN_EXE_enftun-router"));
+        command.arg("--config").arg(self.directory.path().join("router.toml")).args(arguments);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+
     pub fn kill_router(&mut self) {
         self.router = None;
     }

@@ -18,6 +18,7 @@ mod machine;
 
 mod activation;
 mod boot;
+mod enrolment;
 mod figures;
 mod journal;
 mod life;
