@@ -268,4 +268,25 @@ mod tests {
         assert_eq!(without_user(&text, "# who"), None);
         assert_eq!(with_user("", &new), format!("{new}\n"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_and_edited_without_harm_to_its_other_lines(
+            lines in proptest::collection::vec("[ab#: \\t]{0,3}(:[$x]{0,3}|:HASH)?(:(once|max=7|network=fd00::/64|,|x)+)?\r?", 0..8),
+        ) {
+            let text = lines.join("\n").replace("HASH", HASH);
+            let (users, findings) = parse_users(Path::new("users"), &text);
+            let entries = text.split('\n').filter(|line| entry(line).is_some()).count();
+            proptest::prop_assert_eq!(users.len() + findings.len(), entries, "each line counts or is complained of");
+            for user in &users {
+                let new = User { max: 9, ..user.clone() };
+                let (edited, _) = parse_users(Path::new("users"), &with_user(&text, &new));
+                let others = |users: &[User]| users.iter().filter(|other| other.name != user.name).cloned().collect::<Vec<_>>();
+                proptest::prop_assert!(edited.contains(&new));
+                proptest::prop_assert_eq!(others(&edited), others(&users));
+                let (without, _) = parse_users(Path::new("users"), &without_user(&text, &user.name).unwrap());
+                proptest::prop_assert_eq!(without, others(&users));
+            }
+        }
+    }
 }

@@ -116,7 +116,9 @@ impl Registry {
             let entry = entry.map_err(failed)?;
             let Some((address, revoked)) = entry.file_name().to_str().and_then(address_of) else { continue };
             let path = entry.path();
-            let Ok(metadata) = std::fs::metadata(&path) else { continue };
+            // The kernel finds it faster by the entry, but a link says nothing of what it leads to.
+            let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+            let Ok(metadata) = (if is_link { std::fs::metadata(&path) } else { entry.metadata() }) else { continue };
             let stamp = Stamp::of(&metadata, revoked);
             if found.get(&address).is_some_and(|(other, _)| other.revoked) {
                 continue;

@@ -123,7 +123,6 @@ fn ask(prompt: &str) -> Result<Zeroizing<String>, PasswordError> {
     const FROM: &str = "the terminal";
     let failed = |source| PasswordError::Read { from: FROM.to_owned(), source };
     let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty").map_err(failed)?;
-    terminal.write_all(prompt.as_bytes()).map_err(failed)?;
     let before = tcgetattr(&terminal).map_err(|error| failed(error.into()))?;
     let mut silent = before.clone();
     // Signals too: one that ended the program would leave the terminal silent.
@@ -131,6 +130,9 @@ fn ask(prompt: &str) -> Result<Zeroizing<String>, PasswordError> {
     let line = {
         let quiet = Quiet(&terminal, before);
         tcsetattr(quiet.0, SetArg::TCSAFLUSH, &silent).map_err(|error| failed(error.into()))?;
+        // Not before: who types at once is not shown either.
+        let mut shown = quiet.0;
+        shown.write_all(prompt.as_bytes()).map_err(failed)?;
         typed(quiet.0)
     };
     terminal.write_all(b"\n").map_err(failed)?;

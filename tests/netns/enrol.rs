@@ -8,17 +8,21 @@ use crate::common::openmetrics::Samples;
 use crate::common::{schema, skip, wait_for};
 use crate::router::bed::{A, B, Client, LISTEN, PATIENCE, ping};
 use crate::router::program::{Program, signal, wait_for_the_end};
+use enftun::config::{self, Wanted};
 use enftun::error::Class;
+use enftun::identity::enrol::{Https, Login, Secret, enrol};
+use enftun::identity::{Algorithm, PublicKey, keypair};
 use enftun::router::registry::{Endpoint, Registry};
 use enftun::tunnel::enf::wire::WireError;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::Ipv6Addr;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
@@ -110,7 +114,7 @@ fn c_client(router: &Router, path: &str, more: &str, body: &Value) -> Value {
 #[test]
 fn what_the_c_client_asks_for_it_gets_and_the_running_router_lets_it_in() {
     in_netns("c_client", || {
-        if std::process::Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_err() {
+        if Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_err() {
             return skip("what_the_c_client_asks_for_it_gets_and_the_running_router_lets_it_in", "curl is missing");
         }
         let router = Router::new(&user("alice", "open sesame", ""));
@@ -643,6 +647,127 @@ fn the_verbs_keep_users_and_endpoints_and_their_documents_are_as_the_schema_has_
         schema::hold(schema::ROUTER, "endpoints-list", &[endpoints]);
         let status = router.run(&["status", "--json"]);
         schema::hold(schema::ROUTER, "status", &schema::documents(&status));
+    });
+}
+
+#[test]
+fn a_password_that_is_typed_is_asked_for_twice_and_shown_nowhere() {
+    const TEST: &str = "a_password_that_is_typed_is_asked_for_twice_and_shown_nowhere";
+    in_netns("typed", || {
+        if Command::new("script").arg("--version").stdout(Stdio::null()).status().is_err() {
+            return skip(TEST, "script is missing");
+        }
+        let router = Router::new("");
+        let config = router.0.config.display().to_string();
+        // Each pair: what it asks, and what is typed then.
+        let on_a_terminal = |talk: &[(&str, &str)]| {
+            let mut script = Command::new("script");
+            let program = env!("CARGO_BIN_EXE_enftun-router");
+            script.args(["-qefc", &format!("{program} --config {config} users set alice"), "/dev/null"]);
+            let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+            let mut shown = String::new();
+            for (asked, typed) in talk {
+                while !shown.contains(asked) {
+                    let mut byte = [0];
+                    screen.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error}: {shown}"));
+                    shown.push(byte[0].into());
+                }
+                keys.write_all(typed.as_bytes()).unwrap();
+            }
+            let _ = screen.read_to_string(&mut shown);
+            (child.wait().unwrap().code(), shown)
+        };
+        let (first, again) = ("New password of alice: ", "The same again: ");
+        for (talk, told) in [
+            (&[(first, "open sesame\r"), (again, "open sesam\r")][..], "not the same"),
+            (&[(first, "\x03")], "no password was given"),
+            (&[(first, "\r")], "is empty"),
+        ] {
+            let (code, shown) = on_a_terminal(talk);
+            assert!(code == Some(1) && shown.contains(told) && !shown.contains("sesam"), "{code:?} {shown}");
+        }
+        let users = || fs::read_to_string(router.0.fleet.dir.path().join("users")).unwrap();
+        assert_eq!(users(), "");
+        let (code, shown) = on_a_terminal(&[(first, "open sesamf\x7fe\r"), (again, "open sesame\r")]);
+        assert!(code == Some(0) && !shown.contains("sesam"), "{code:?} {shown}");
+        let hash = users().trim_end().strip_prefix("alice:").unwrap().to_owned();
+        assert!(enftun::router::enrol::passwords::is_right(b"open sesame", &hash));
+    });
+}
+
+#[test]
+fn our_own_client_gets_an_address_for_each_kind_of_key_and_is_let_in_with_it() {
+    in_netns("own_client", || {
+        let router = Router::new(&user("alice", "secret", ""));
+        let _running = router.start();
+        let text = format!(
+            "kind = \"enf\"\nremote.hosts = [\"router.example\"]\nremote.name = \"router.example\"\n\
+             [enrol]\nurl = \"https://router.example:8443\"\nca_cert_file = {:?}\n",
+            router.0.fleet.ca_file
+        );
+        let (tunnel, findings) = config::parse_tunnel("enf0", Path::new("enf0.toml"), Path::new("/"), &text);
+        let tunnel = tunnel.unwrap_or_else(|| panic!("{findings:?}"));
+        let config::Kind::Enf(enf) = &tunnel.kind;
+        let asked = enf.enrol.as_ref().unwrap();
+        block_on(async {
+            let https = Https::new(asked, &tunnel.tpm).unwrap();
+            let dial = async || {
+                let stream = tokio::net::TcpStream::connect(INTERFACE).await.unwrap();
+                https.secure(stream).await
+            };
+            let login = Login { user: "alice".into(), password: Secret::new("secret".into()) };
+            let mut neighbour = router.0.fleet.client(A).await;
+            for algorithm in Algorithm::ALL {
+                let key = Arc::new(keypair(algorithm).unwrap());
+                let public = PublicKey::of(&*key).unwrap();
+                let enrolled = enrol(&asked.url, &login, Wanted::Auto, &public, dial).await.unwrap();
+                assert_eq!(enrolled.network, NETWORK.parse().ok());
+                let address = enrolled.address.to_string();
+                let identity = Identity::self_signed_v3(Leaf::new(&address).key(&key));
+                let mut client = Client::connect(&router.0.fleet, &address, &identity).await;
+                ping(&mut client, &mut neighbour).await;
+                // Renewed: the same address, another key.
+                let renewed = PublicKey::of(&keypair(algorithm).unwrap()).unwrap();
+                let exactly = Wanted::Exactly(enrolled.address);
+                assert_eq!(enrol(&asked.url, &login, exactly, &renewed, dial).await.unwrap().address, enrolled.address);
+                ping(&mut client, &mut neighbour).await;
+                router.keeps_out(&address, &identity).await;
+            }
+            let wrong = Login { password: Secret::new("guess".into()), ..login.clone() };
+            let public = PublicKey::of(&keypair(Algorithm::P256).unwrap()).unwrap();
+            let refused = enrol(&asked.url, &wrong, Wanted::Auto, &public, dial).await.unwrap_err();
+            assert_eq!(refused.class(), Class::Credentials, "{refused}");
+        });
+    });
+}
+
+#[test]
+#[ignore = "a figure: cargo test --test netns enrol::figures -- --ignored --nocapture"]
+fn figures_with_many_endpoints() {
+    in_netns("figures", || {
+        let router = Router::new(&user("alice", "secret", ""));
+        let endpoints = router.0.fleet.dir.path().join("endpoints");
+        let pem = Identity::self_signed_v1("a key").public_key_pem();
+        for at in 0..20_000 {
+            let text = format!("User: user{at}\nCreated: 1767323045\n{pem}");
+            fs::write(endpoints.join(format!("fd00:8f80:3::{:x}:{:x}.pem", 1 + at / 60_000, 1 + at)), text).unwrap();
+        }
+        let _running = router.start();
+        block_on(async {
+            let asker = router.asker();
+            let token = asker.token("alice", "secret").await;
+            let mut times = Vec::new();
+            for _ in 0..21 {
+                let (key, begun) = (Identity::self_signed_v1("a key"), std::time::Instant::now());
+                let answer = asker.enrol(&token, &key, json!({ "network": NETWORK })).await.unwrap();
+                assert_eq!(answer.status, 201);
+                times.push(begun.elapsed());
+            }
+            let first = times[0];
+            times.sort_unstable();
+            crate::common::figure(&format!("20,000 endpoints: first enrolment {first:?}, median {:?}", times[10]));
+        });
     });
 }
 

@@ -24,7 +24,7 @@ use super::{Hub, RouterError, listen};
 use crate::config;
 use crate::identity::enrol::api::{ENDPOINTS, EndpointRequest, LIMIT, LOGIN, LoginRequest};
 use desk::{Desk, Enrolled};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
@@ -40,7 +40,7 @@ use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
@@ -48,6 +48,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use zeroize::Zeroizing;
 
 /// Connections at the same time, in all and of one source.
 const CONNECTIONS: usize = 128;
@@ -59,6 +60,8 @@ const CONNECTION: Duration = Duration::from_secs(30);
 /// Bytes of a request's head, and lines in it.
 const HEAD: usize = 16 << 10;
 const HEADERS: usize = 64;
+/// Bytes of a body that is refused which are taken all the same, so that the answer is heard.
+const THROWN_AWAY: usize = 1 << 20;
 /// Who waits longer than this for a processor is asked to come again.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause when the host has no descriptor or memory left for one more connection.
@@ -185,21 +188,29 @@ async fn respond(
     request: Request<Incoming>,
     peer: SocketAddr,
 ) -> Response<Full<Bytes>> {
-    let outcome = match (request.uri().path(), request.method()) {
-        (LOGIN, &Method::POST) => log_in(interface, request, peer).await,
-        (ENDPOINTS, &Method::POST) => enrol(hub, interface, request, peer).await,
+    let (head, mut body) = request.into_parts();
+    let outcome = match (head.uri.path(), &head.method) {
+        (LOGIN, &Method::POST) => log_in(interface, &mut body, peer).await,
+        (ENDPOINTS, &Method::POST) => enrol(hub, interface, &head.headers, &mut body, peer).await,
         (LOGIN | ENDPOINTS, _) => Err(Refusal::Method),
         _ => Err(Refusal::NotFound),
     };
-    outcome.unwrap_or_else(|refusal| refused(&refusal))
+    match outcome {
+        Ok(response) => response,
+        Err(refusal) => {
+            // Closing on what was not read would be a reset, which overtakes the answer.
+            let _ = take(&mut body, 0).await;
+            refused(&refusal)
+        }
+    }
 }
 
 async fn log_in(
     interface: &Arc<Interface>,
-    request: Request<Incoming>,
+    body: &mut Incoming,
     peer: SocketAddr,
 ) -> Result<Response<Full<Bytes>>, Refusal> {
-    let login: LoginRequest = read(request.into_body()).await?;
+    let login: LoginRequest = read(body).await?;
     let name = login.username.clone();
     let desk = Arc::clone(&interface.desk);
     let outcome = match interface.desk.may_try(&name, peer, Instant::now()) {
@@ -218,16 +229,17 @@ async fn log_in(
 async fn enrol(
     hub: &Arc<Hub>,
     interface: &Arc<Interface>,
-    request: Request<Incoming>,
+    headers: &HeaderMap,
+    body: &mut Incoming,
     peer: SocketAddr,
 ) -> Result<Response<Full<Bytes>>, Refusal> {
-    let grant = bearer(request.headers()).and_then(|token| interface.desk.holder(token, Instant::now()));
+    let grant = bearer(headers).and_then(|token| interface.desk.holder(token, Instant::now()));
     let user = grant.as_ref().map(|grant| grant.user.clone());
     let outcome = async {
         let grant = grant.ok_or(Refusal::Token)?;
-        let wanted: EndpointRequest = read(request.into_body()).await?;
+        let wanted: EndpointRequest = read(body).await?;
         let (desk, hub) = (Arc::clone(&interface.desk), Arc::clone(hub));
-        let in_use = move |address: std::net::Ipv6Addr| hub.sessions.find(address.into(), |_| ()).is_some();
+        let in_use = move |address: Ipv6Addr| hub.sessions.find(address.into(), |_| ()).is_some();
         at_leisure(&interface.writing, move || desk.enrol(&grant, &wanted, peer, &in_use)).await
     };
     match outcome.await {
@@ -262,19 +274,33 @@ async fn at_leisure<T: Send + 'static>(
 }
 
 /// The body as what it shall be.
-async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Refusal> {
-    if body.size_hint().lower() > LIMIT as u64 {
-        return Err(Refusal::TooLarge);
-    }
-    let body = Limited::new(body, LIMIT).collect().await.map_err(|error| match error.is::<LengthLimitError>() {
-        true => Refusal::TooLarge,
-        false => Refusal::Body("it ends early".to_owned()),
-    })?;
+async fn read<T: DeserializeOwned>(body: &mut Incoming) -> Result<T, Refusal> {
+    let bytes = take(body, LIMIT).await?;
     // What serde says may quote the body, and there may be a password in it.
-    serde_json::from_slice(&body.to_bytes()).map_err(|error| {
+    serde_json::from_slice(&bytes).map_err(|error| {
         let what = if error.is_data() { "not what is asked for here" } else { "no JSON" };
         Refusal::Body(format!("{what}, at line {} column {}", error.line(), error.column()))
     })
+}
+
+/// What is left of the body. More than `limit` is taken, up to a point, and thrown away.
+async fn take(body: &mut Incoming, limit: usize) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    let mut seen = 0_usize;
+    if body.size_hint().lower() > THROWN_AWAY as u64 {
+        return Err(Refusal::TooLarge);
+    }
+    while let Some(frame) = body.frame().await {
+        let data = frame.map_err(|_| Refusal::Body("it ends early".to_owned()))?.into_data().unwrap_or_default();
+        seen = seen.saturating_add(data.len());
+        if seen > THROWN_AWAY {
+            break;
+        }
+        if seen <= limit {
+            bytes.extend_from_slice(&data);
+        }
+    }
+    if seen > limit { Err(Refusal::TooLarge) } else { Ok(bytes) }
 }
 
 fn refused(refusal: &Refusal) -> Response<Full<Bytes>> {
