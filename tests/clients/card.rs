@@ -219,3 +219,32 @@ fn a_client_that_is_there_before_the_tunnel_and_through_its_trouble_is_served_by
         behind.served();
     });
 }
+
+#[test]
+fn without_router_there_is_an_address_and_no_route_and_a_route_by_hand_does() {
+    let test = "without_router_there_is_an_address_and_no_route_and_a_route_by_hand_does";
+    behind(test, &Settings::default(), "router = false", |behind| {
+        behind.room.spawn("client", &format!("dhclient -6 -d -v {LINK}"));
+        behind.wait("the tunnel's address", Behind::leased);
+        assert!(!behind.room.output(&format!("rdisc6 -1 -r 1 -w 1000 {LINK}")).status.success());
+        assert!(!behind.default_route() && !behind.pings());
+        behind.room.exec(&format!("ip -6 route add default via fe80::1 dev {LINK}"));
+        behind.wait("an answer from the far end", Behind::pings);
+    });
+}
+
+#[test]
+fn without_dhcp6_there_are_routes_and_no_address_and_an_address_by_hand_does() {
+    let test = "without_dhcp6_there_are_routes_and_no_address_and_an_address_by_hand_does";
+    behind(test, &Settings::default(), "dhcp6 = false", |behind| {
+        behind.wait("the default route", Behind::default_route);
+        let told = behind.room.exec(&format!("rdisc6 -1 -w 5000 {LINK}"));
+        let managed = told.lines().find(|line| line.starts_with("Stateful address conf.")).unwrap_or_default();
+        assert!(managed.ends_with(" No"), "{told}");
+        behind.room.spawn("client", &format!("dhclient -6 -d -v {LINK}"));
+        behind.wait("three solicitations", |behind| behind.room.log("client").matches("XMT: Solicit").count() >= 3);
+        assert_eq!(behind.addresses(), "");
+        behind.card.give_address();
+        behind.wait("an answer from the far end", Behind::pings);
+    });
+}
