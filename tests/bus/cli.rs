@@ -165,7 +165,7 @@ async fn json_has_every_property_under_its_own_name() {
     let expected = json!({
         "version": 1,
         "daemon": { "version": env!("CARGO_PKG_VERSION"), "state": "connected", "blocking": true, "startup": false,
-            "connectivity": "unknown", "features": ["enf", "dns", "lockdown", "trusted-groups"],
+            "connectivity": "unknown", "features": ["enf", "dns", "lockdown", "trusted-groups", "router-card"],
             "config_hash": CONFIG_HASH, "firewall": firewall(), "warnings": [] },
         "tunnels": [{
             "name": "enf0", "kind": "enf",
