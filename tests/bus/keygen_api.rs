@@ -76,6 +76,16 @@ fn a_key_is_enrolled_and_its_address_is_in_the_certificate() {
 }
 
 #[test]
+fn an_answer_that_is_lost_on_the_way_is_asked_for_again_with_the_same_key() {
+    let lost = Act::Says(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"addr".to_vec());
+    let it = Enrolling::at(&[LOGIN, lost, Act::Gives("fd00:8f80:1::1")]);
+    it.host.tunnel(&format!("{}password_file = \"password\"\n", section(&it.api.url(), &it.api)));
+    it.host.makes(&["--renew"]);
+    let [_, first, second] = &it.api.heard()[..] else { panic!("three requests") };
+    assert_eq!(first.body, second.body);
+}
+
+#[test]
 fn renewing_asks_for_the_address_that_is_there() {
     let it = Enrolling::at(&[LOGIN, Act::Gives("fd00:8f80:1::1")]);
     let before = fs::read(it.host.key()).unwrap();
@@ -182,7 +192,7 @@ fn a_password_comes_from_a_file_a_credential_or_the_standard_input_and_never_fro
     let complaint = it.refuses(&["auto"], 1);
     assert!(complaint.contains(&format!("`chmod 600 {}`", it.host.path("password").display())), "{complaint}");
     let complaint = it.host.refuses(&["--renew"], 1);
-    assert!(complaint.contains("no password was given"), "{complaint}");
+    assert!(complaint.contains("the password from standard input is empty"), "{complaint}");
     assert!(it.api.heard().is_empty());
 }
 

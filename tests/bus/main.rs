@@ -16,6 +16,8 @@ mod import;
 mod keygen;
 #[cfg(feature = "enrol")]
 mod keygen_api;
+#[cfg(feature = "enrol")]
+mod keygen_router;
 mod listener;
 mod logind;
 mod logs;

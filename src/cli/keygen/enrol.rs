@@ -1,16 +1,17 @@
 //! The part of `keygen` that asks a router's interface for the address.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{Args, KeygenError, NewKey, ask};
+use super::{Args, KeygenError, NewKey};
 use crate::config::{self, Enf, EnrolUrl, Tunnel, Wanted};
 use crate::dbus::client::Client;
 use crate::identity::enrol::{EnrolError, Enrolled, Https, Login, Secret, Step, enrol};
 use crate::identity::{PublicKey, credentials_directory};
+use crate::terminal::password::Source;
 use crate::transport::dial::Options;
 
 /// A daemon that does not answer by then is not asked whether it blocks.
@@ -48,10 +49,15 @@ impl Interface {
     }
 
     /// Gets the password from where it is, or from the person who is there.
-    pub async fn take_password(&mut self) -> Result<(), KeygenError> {
-        self.login.password = match &self.password_file {
-            Some(path) => Secret::read(path).map_err(EnrolError::from)?,
-            None => ask::password(&format!("Password of {} at {}: ", self.login.user, self.url)).await?,
+    pub fn take_password(&mut self) -> Result<(), KeygenError> {
+        let file = self.password_file.clone();
+        self.login.password = match file.filter(|path| path != Path::new("-")) {
+            Some(path) => Secret::read(&path).map_err(EnrolError::from)?,
+            None => {
+                let prompt = format!("Password of {} at {}: ", self.login.user, self.url);
+                let mut password = Source::new(self.password_file.clone()).read(&prompt)?;
+                Secret::new(std::mem::take(&mut *password))
+            }
         };
         Ok(())
     }

@@ -11,6 +11,7 @@ use crate::identity::enrol::EnrolError;
 use crate::identity::tpm::TpmError;
 use crate::identity::{CreateError, LoadError, SaveError};
 use crate::privileges::PrivilegeError;
+use crate::terminal::password::PasswordError;
 
 /// Why no identity was made.
 #[derive(Debug, thiserror::Error)]
@@ -98,15 +99,11 @@ pub enum KeygenError {
     #[error(transparent)]
     Load(#[from] LoadError),
     /// No password.
-    #[cfg(feature = "enrol")]
-    #[error("no password was given: type it, pipe it in, or name a file that holds it (--password-file)")]
-    NoPassword,
+    #[error(transparent)]
+    Password(#[from] PasswordError),
     /// The terminal.
     #[error("cannot ask at the terminal")]
     Terminal(#[source] io::Error),
-    /// Ctrl-C at a question.
-    #[error("interrupted; nothing was changed")]
-    Interrupted,
     /// Key, certificate or request.
     #[error(transparent)]
     Create(#[from] CreateError),
@@ -168,15 +165,13 @@ impl KeygenError {
             #[cfg(feature = "enrol")]
             Self::TimedOut { .. } => Class::Transient,
             Self::Save(error) => error.class(),
-            #[cfg(feature = "enrol")]
-            Self::NoPassword => Class::Credentials,
+            Self::Password(error) => error.class(),
             Self::Place { .. }
             | Self::Directory { .. }
             | Self::Owner(_)
             | Self::Unconfirmed { .. }
             | Self::Declined
             | Self::Terminal(_)
-            | Self::Interrupted
             | Self::Request { .. } => Class::Environment,
         }
     }

@@ -42,7 +42,7 @@ pub struct Args {
     /// Who asks for the address; enrol.user when left out.
     #[arg(long, value_name = "NAME", value_parser = config::parse_user, conflicts_with = "alone")]
     user: Option<String>,
-    /// Takes the password from the first line of a file that nobody else can read. Otherwise it is that of
+    /// Takes the password from the first line of a file that nobody else can read; - is the standard input. Otherwise it is that of
     /// enrol.password_file, else the systemd credential NAME.password, else it is asked for at the terminal, else read from
     /// the standard input.
     #[arg(long, value_name = "FILE", conflicts_with = "alone")]
@@ -143,10 +143,10 @@ async fn make(args: &Args, tunnel: &Tunnel, target: &Target) -> Result<(), CliEr
     if !matches!(way, Way::Request(_)) && clock_is_wrong(seconds(now)) {
         return Err(KeygenError::Create(CreateError::Clock { now: seconds(now) }).into());
     }
-    confirm(args, name, target, &way, algorithm).await?;
+    confirm(args, name, target, &way, algorithm)?;
     #[cfg(feature = "enrol")]
     if let Way::Enrol(interface) = &mut way {
-        interface.take_password().await?;
+        interface.take_password()?;
     }
 
     let in_tpm = args.tpm || target.in_tpm;
@@ -198,13 +198,7 @@ fn way(args: &Args, tunnel: &Tunnel, wanted: Option<Wanted>) -> Result<Way, Keyg
 }
 
 /// Says what will happen, and asks whether it shall, if somebody is there.
-async fn confirm(
-    args: &Args,
-    tunnel: &str,
-    target: &Target,
-    way: &Way,
-    algorithm: Algorithm,
-) -> Result<(), KeygenError> {
+fn confirm(args: &Args, tunnel: &str, target: &Target, way: &Way, algorithm: Algorithm) -> Result<(), KeygenError> {
     if args.yes {
         return Ok(());
     }
@@ -240,7 +234,7 @@ async fn confirm(
         let _ = write!(text, "\nThen {lost}.");
     }
     text.lines().for_each(|line| eprintln!("{}", output::clean(line)));
-    ask::confirm("Go on?").await
+    ask::confirm("Go on?")
 }
 
 /// Leaves the key beside the one in use, and says what its certificate has to be.

@@ -54,7 +54,8 @@ pub struct Enrolled {
 }
 
 /// Has the interface at `url` give an address to `key`. `dial` opens a TLS connection to it each time; it has deadlines of its
-/// own. Each exchange ends within 30 s, and reads no more than [`api::LIMIT`] bytes.
+/// own. Each exchange ends within 30 s, and reads no more than [`api::LIMIT`] bytes. The last one, if it breaks, is tried once
+/// more.
 ///
 /// # Errors
 /// Nothing was changed here. The interface may have taken the key all the same if the connection broke at its last answer.
@@ -101,9 +102,17 @@ impl Asking<'_> {
 
         let address_request = self.request(session.domain_network)?;
         let body = EndpointRequest { ecdsa_credential: Credential::of(key), address_request };
-        let stream = dial().await.map_err(Into::into)?;
-        let answer: EndpointAnswer = self.exchange(Step::Address, stream, &body, Some(&token)).await?;
-        self.check(address_request, &answer)
+        let ask = async || {
+            let stream = dial().await.map_err(Into::into)?;
+            self.exchange::<_, _, EndpointAnswer>(Step::Address, stream, &body, Some(&token)).await
+        };
+        let answer = match ask().await {
+            // It may have given the address, and a password that was good for one time is used up then. The same request
+            // again gives the same.
+            Err(EnrolError::Broken { .. } | EnrolError::Http { .. } | EnrolError::Timeout { .. }) => ask().await,
+            answer => answer,
+        };
+        self.check(address_request, &answer?)
     }
 
     fn request(&self, own: Option<Ipv6Net>) -> Result<AddressRequest, EnrolError> {
