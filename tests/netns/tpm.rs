@@ -4,6 +4,7 @@
 use crate::common::certs::Ca;
 use crate::common::netns::{in_netns, sh};
 use crate::common::swtpm::{STORAGE, Swtpm};
+use crate::common::wait_for;
 use enftun::config::{Place, Tpm};
 use enftun::error::{Class, chain};
 use enftun::identity::tpm::{At, Blob, Parent, TpmError, TpmKey, create, open};
@@ -316,8 +317,9 @@ fn a_tpm_that_is_not_there_or_hangs_is_told_and_used_again_when_it_is_back() {
         fs::write(directory.join("tpmrm0"), "").unwrap();
         refused(load(&pair, &absent), "no TPM answers at device:", Class::Environment);
 
-        let process = format!("kill -STOP {0}; grep -q '^State:.T' /proc/{0}/status", tpm.pid());
-        sh(&process);
+        sh(&format!("kill -STOP {}", tpm.pid()));
+        let status = format!("/proc/{}/status", tpm.pid());
+        wait_for("the TPM to hang", || fs::read_to_string(&status).unwrap().contains("State:\tT"));
         // As many as the deadline lets through at once: one thread asks, and none is left for those that gave up.
         std::thread::scope(|scope| {
             for _ in 0..5 {
