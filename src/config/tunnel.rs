@@ -439,9 +439,9 @@ fn enrol(config_dir: &Path, way: &Way, identity: &Identity, root: &mut Section<'
         if user.is_none() {
             item.error(Complaint::new("needs somebody to enrol as").help("write user = \"…\" below [enrol]"));
         }
-        if !identity.source.contains(&Source::Files) {
+        if !identity.source.iter().any(|source| matches!(source, Source::Files | Source::Tpm)) {
             let complaint =
-                Complaint::new("gets a certificate and a key as files, and \"files\" is none of the sources");
+                Complaint::new("gets a certificate and a key as files, and neither \"files\" nor \"tpm\" is a source");
             item.error(complaint.help("add \"files\" to identity.source"));
         }
         if identity.key_file.file().is_none() {

@@ -13,6 +13,7 @@ use x509_parser::time::ASN1Time;
 use yasna::DERWriter;
 use yasna::models::ObjectIdentifier;
 
+use super::tpm::TpmError;
 use super::{Algorithm, PublicKey, clock_is_wrong, clock_text, seconds};
 use crate::error::Class;
 
@@ -52,6 +53,9 @@ pub enum CreateError {
         /// What the library says.
         source: rcgen::Error,
     },
+    /// The TPM makes no key.
+    #[error("a key in the TPM cannot be made")]
+    Tpm(#[from] TpmError),
     /// The validity would be nonsense.
     #[error("no certificate can be made now: {}", clock_text(*now))]
     Clock {
@@ -65,6 +69,7 @@ impl CreateError {
     pub fn class(&self) -> Class {
         match self {
             Self::Clock { .. } => Class::Transient,
+            Self::Tpm(error) => error.class(),
             Self::Key { .. } | Self::Sign { .. } => Class::Bug,
         }
     }

@@ -9,6 +9,7 @@ mod create;
 pub mod enrol;
 mod error;
 mod key;
+mod new_key;
 mod save;
 mod source;
 pub mod tpm;
@@ -21,6 +22,7 @@ pub use create::{CreateError, LIFETIME, Version, certificate_pem, keypair, reque
 pub(crate) use error::clock_text;
 pub use error::{LoadError, Part};
 pub use key::{Algorithm, PublicKey};
+pub use new_key::NewKey;
 pub use save::{Owner, PairFiles, SaveError, Staged, complete, next_key_file, save, settle, stage};
 pub use source::{CredentialSource, candidates, credentials_directory, find};
 pub use watch::CredentialsWatch;

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{Args, KeygenError, NewKey};
+use super::{Args, KeygenError};
 use crate::config::{self, Enf, EnrolUrl, Tunnel, Wanted};
 use crate::dbus::client::Client;
 use crate::identity::enrol::{EnrolError, Enrolled, Https, Login, Secret, Step, enrol};
-use crate::identity::{PublicKey, credentials_directory};
+use crate::identity::{NewKey, PublicKey, credentials_directory};
 use crate::terminal::password::Source;
 use crate::transport::dial::Options;
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 use crate::error::{Class, Exit};
 #[cfg(feature = "enrol")]
 use crate::identity::enrol::EnrolError;
-use crate::identity::tpm::TpmError;
 use crate::identity::{CreateError, LoadError, SaveError};
 use crate::privileges::PrivilegeError;
 use crate::terminal::password::PasswordError;
@@ -46,9 +45,6 @@ pub enum KeygenError {
         /// Where the key is.
         place: String,
     },
-    /// The TPM makes no key.
-    #[error("a key in the TPM cannot be made")]
-    Tpm(#[from] TpmError),
     /// A file cannot be put there.
     #[error("{} {why}", path.display())]
     Place {
@@ -154,7 +150,6 @@ impl KeygenError {
             Self::Usage(_) | Self::NoEnrol { .. } | Self::NotFiles { .. } | Self::NoKeyFile { .. } => {
                 Class::Configuration
             }
-            Self::Tpm(error) => error.class(),
             #[cfg(not(feature = "enrol"))]
             Self::NotBuilt(_) => Class::Configuration,
             Self::NothingToRenew { .. } | Self::NoRequest { .. } => Class::Credentials,

@@ -6,7 +6,6 @@ mod ask;
 #[cfg(feature = "enrol")]
 mod enrol;
 mod error;
-mod key;
 mod target;
 
 pub use error::KeygenError;
@@ -21,14 +20,13 @@ use ipnet::Ipv6Net;
 use nix::sys::prctl;
 use serde::Serialize;
 
-use self::key::NewKey;
 use self::target::{Made, Old, Target};
 use super::{CliError, args, load_tunnel, output, time};
 use crate::config::{self, Kind, Place, Tunnel, Wanted};
 use crate::files;
 use crate::identity::{
-    self, Algorithm, CreateError, Credentials, Staged, Version, clock_is_wrong, day, next_key_file, own_address,
-    seconds,
+    self, Algorithm, CreateError, Credentials, NewKey, Staged, Version, clock_is_wrong, day, next_key_file,
+    own_address, seconds,
 };
 use crate::paths::{DAEMON_USER, Paths};
 
@@ -150,7 +148,7 @@ async fn make(args: &Args, tunnel: &Tunnel, target: &Target) -> Result<(), CliEr
     }
 
     let in_tpm = args.tpm || target.in_tpm;
-    let key = NewKey::make(algorithm, in_tpm.then_some(&tunnel.tpm))?;
+    let key = NewKey::make(algorithm, in_tpm.then_some(&tunnel.tpm)).map_err(KeygenError::from)?;
     let made = target.make_directories()?;
     let staged = identity::stage(&target.files, &key.pem(), target.owner);
     let staged = staged.map_err(KeygenError::from)?;

@@ -4,10 +4,10 @@
 
 use super::connect::{asking, dialling, options};
 use super::session::Spec;
-use crate::config::{self, Enrol, Host, Provisioner};
+use crate::config::{self, Enrol, Host, Provisioner, Source};
 use crate::error::{Class, chain};
 use crate::identity::enrol::{self, EnrolError, Https, Login, Secret};
-use crate::identity::{self, Algorithm, CreateError, Fresh, PublicKey, Version};
+use crate::identity::{self, Algorithm, CreateError, Fresh, NewKey, PublicKey, Version};
 use crate::state::{Failure, Reason};
 use crate::transport::dial::Options;
 use crate::tunnel::{Reporter, SessionEvent};
@@ -16,7 +16,6 @@ use std::time::SystemTime;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_rustls::client::TlsStream;
-use zeroize::Zeroizing;
 
 /// Gets new credentials and has them kept, for the sake of `why`; none: the tunnel has no provisioner, or new files would not
 /// be looked at.
@@ -59,7 +58,10 @@ async fn password(spec: &Spec, enf: &config::Enf, enrol: &Enrol) -> Result<Fresh
     };
     let login = Login { user, password: Secret::read(&file)? };
     let https = Https::new(enrol, &spec.tunnel.tpm)?;
-    let key = identity::keypair(Algorithm::P256)?;
+    // Where only a key in the TPM counts, that is what is made.
+    let sources = &enf.identity.source;
+    let in_tpm = sources.contains(&Source::Tpm) && !sources.contains(&Source::Files);
+    let key = NewKey::make(Algorithm::P256, in_tpm.then_some(&spec.tunnel.tpm))?;
     let public = PublicKey::of(&key)
         .ok_or(CreateError::Key { algorithm: Algorithm::P256, source: rcgen::Error::UnsupportedSignatureAlgorithm })?;
 
@@ -67,7 +69,7 @@ async fn password(spec: &Spec, enf: &config::Enf, enrol: &Enrol) -> Result<Fresh
     let dial = move || way.clone().dial().boxed();
     let address = enrol::enrol(&enrol.url, &login, enrol.address, &public, dial).await?.address;
     let certificate = identity::self_signed(&key, address, Version::V3, SystemTime::now())?;
-    Ok(Fresh { address, certificate, key: Zeroizing::new(key.serialize_pem()) })
+    Ok(Fresh { address, certificate, key: key.pem() })
 }
 
 /// The way to the interface, as the tunnel's own sockets go.

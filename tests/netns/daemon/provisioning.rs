@@ -4,6 +4,8 @@ use super::{ROUTER, World, ping, story};
 use crate::common::bus::{daemon_user, stdout};
 use crate::common::certs::{Ca, EXPIRED, Leaf, write};
 use crate::common::netns::sh;
+#[cfg(feature = "tpm")]
+use crate::common::swtpm::Swtpm;
 use crate::common::wait_for;
 use std::collections::BTreeSet;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -122,6 +124,24 @@ fn a_tunnel_without_a_certificate_enrols_once_and_keeps_what_it_got() {
         world.carries();
         assert_eq!((world.contents() == kept, world.enrolments()), (true, 1));
         assert!(!world.log().contains(PASSWORD));
+    });
+}
+
+#[cfg(feature = "tpm")]
+#[test]
+fn where_only_a_key_in_the_tpm_counts_a_tunnel_enrols_one() {
+    let test = "where_only_a_key_in_the_tpm_counts_a_tunnel_enrols_one";
+    enrolling(test, true, |world| {
+        let Some(tpm) = Swtpm::start(test) else { return };
+        let file = world.tunnel_file("enf0");
+        let text = std::fs::read_to_string(&file).unwrap().replace("[identity]", "[identity]\nsource = [\"tpm\"]");
+        write(&file, format!("{text}[tpm]\ntcti = \"{}\"\n", tpm.config().tcti).as_bytes(), 0o644);
+        stdout(world.ctl(&["reload"]));
+        world.connect();
+        world.carries();
+        let [_, key] = world.contents();
+        assert!(enftun::identity::tpm::is_blob(&key));
+        assert_eq!(world.enrolments(), 1);
     });
 }
 

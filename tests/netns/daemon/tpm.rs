@@ -2,16 +2,16 @@
 
 use super::{OWN, ROUTER, World, ping, story};
 use crate::common::bus::{daemon_user, stdout};
-use crate::common::certs::write;
+use crate::common::certs::{Ca, write};
 use crate::common::netns::sh;
 use crate::common::swtpm::{STORAGE, Swtpm};
 use crate::common::wait_for;
-use enftun::identity::tpm::{At, Blob, TpmKey, create};
+use enftun::identity::tpm::{At, Blob, TpmKey, create, is_blob};
 use enftun::identity::{self, Algorithm, Version};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -202,5 +202,49 @@ fn the_trust_anchors_of_a_tunnel_are_read_from_nv_storage() {
         sh(&format!("rm {}/etc/ca.pem", world.path().display()));
         stdout(world.ctl(&["reconnect", "enf0", "--wait=30s"]));
         assert!(ping(ROUTER));
+    });
+}
+
+#[test]
+fn keygen_makes_keys_in_the_tpm_and_certificates_of_a_ca_for_them() {
+    story_with_tpm("keygen_makes_keys_in_the_tpm_and_certificates_of_a_ca_for_them", |world, tpm| {
+        configure(world, tpm, "[identity]", "[identity]\nsource = [\"tpm\"]");
+        let etc = world.path().join("etc").display().to_string();
+        let owner = daemon_user().to_string();
+        let keygen = |more: &[&str]| {
+            let common = ["keygen", "enf0", "--yes", "--config-dir", &etc, "--owner", &owner];
+            stdout(world.ctl(&[&common, more].concat()))
+        };
+        let key = || std::fs::read(world.path().join("etc/client.key.pem")).unwrap();
+        keygen(&[OWN, "--self-signed", "--tpm"]);
+        sh(&format!("mkdir -p {0}/endpoints; cp {etc}/client.crt.pem {0}/endpoints/{OWN}.pem", world.path().display()));
+        assert!(is_blob(&key()));
+        world.connect();
+        assert!(ping(ROUTER));
+        let mode = std::fs::metadata(world.path().join("etc/client.key.pem")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+
+        // The other way: a request that the TPM signs, a CA, and the certificate put in place.
+        let before = key();
+        let said = keygen(&[OWN, "--csr", "--tpm", "--json"]);
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!((&said["made"], &said["in_tpm"]), (&"request".into(), &true.into()), "{said}");
+        assert_eq!(key(), before, "the key in use stays until there is a certificate");
+        let request = said["request_file"].as_str().unwrap();
+        let ca = Ca::v3("Own Root");
+        write(&world.path().join("ca.key"), ca.identity.key_pem.as_bytes(), 0o600);
+        ca.write(world.path(), "own-ca");
+        sh(&format!(
+            "cd {}; openssl x509 -req -in {request} -CA own-ca.pem -CAkey ca.key -set_serial 7 -days 30 \
+             -copy_extensions copyall -out signed.pem 2>&1; cp signed.pem endpoints/{OWN}.pem",
+            world.path().display()
+        ));
+        let signed = world.path().join("signed.pem").display().to_string();
+        let common = ["keygen", "enf0", "--yes", "--config-dir", &etc, "--owner", &owner, "--cert", &signed];
+        stdout(world.ctl(&common));
+        assert!(is_blob(&key()) && key() != before);
+        stdout(world.ctl(&["reconnect", "enf0", "--wait=30s"]));
+        assert!(ping(ROUTER));
+        assert_eq!(keys_in_clear(&world.path().join("etc")), Vec::<PathBuf>::new());
     });
 }

@@ -3,11 +3,12 @@
 use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
 use zeroize::Zeroizing;
 
-use super::KeygenError;
-use crate::config::Tpm;
+#[cfg(not(feature = "tpm"))]
+use super::tpm::TpmError;
 #[cfg(feature = "tpm")]
-use crate::identity::tpm::{self, Blob, TpmKey};
-use crate::identity::{Algorithm, keypair};
+use super::tpm::{self, Blob, TpmKey};
+use super::{Algorithm, CreateError, keypair};
+use crate::config::Tpm;
 
 /// A key that was just made.
 pub enum NewKey {
@@ -20,7 +21,7 @@ pub enum NewKey {
 
 impl NewKey {
     /// In `tpm`, if there is one named.
-    pub fn make(algorithm: Algorithm, tpm: Option<&Tpm>) -> Result<Self, KeygenError> {
+    pub fn make(algorithm: Algorithm, tpm: Option<&Tpm>) -> Result<Self, CreateError> {
         match tpm {
             None => Ok(Self::Clear(Box::new(keypair(algorithm)?))),
             #[cfg(feature = "tpm")]
@@ -29,7 +30,7 @@ impl NewKey {
                 Ok(Self::InTpm(Box::new(key), blob))
             }
             #[cfg(not(feature = "tpm"))]
-            Some(_) => Err(crate::identity::tpm::TpmError::NotBuilt.into()),
+            Some(_) => Err(TpmError::NotBuilt.into()),
         }
     }
 
