@@ -7,7 +7,6 @@ use enftun::daemon::Refusal;
 use enftun::dbus;
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
 const CTL: &str = env!("CARGO_BIN_EXE_enftunctl");
@@ -70,6 +69,7 @@ fn documented(all: &[String]) -> BTreeSet<(i32, String)> {
 #[cfg(feature = "enrol")]
 fn enrolment(seen: &mut Seen, config: &std::path::Path) {
     use crate::common::enrol_api::{Act, EnrolApi, refusal};
+    use std::os::unix::fs::PermissionsExt;
     for (act, code) in [(refusal(401, "no"), 4), (Act::Silent, 6)] {
         let api = EnrolApi::start(config, &[act]);
         let section = format!("[enrol]\nurl = {:?}\nca_cert_file = \"enrol-ca.pem\"\nuser = \"me\"\n", api.url());

@@ -409,12 +409,12 @@ fn a_disk_that_is_full_or_read_only_loses_nothing() {
             rm "$pair/fill"
             same
         done
-        mount -o remount,ro "$pair"
+        mount -o remount,bind,ro "$pair"
         renew
         [ "$code" = 1 ]
         grep -q 'Read-only file system' "$dir/said"
         same
-        mount -o remount,rw "$pair"
+        mount -o remount,bind,rw "$pair"
         free=$(stat -f -c %a "$pair")
         head -c $(((free - 2) * 4096)) /dev/zero >"$pair/fill"
         renew
