@@ -4,7 +4,7 @@
 use super::Daemon;
 use crate::config::{self, Identity, Place};
 use crate::error::{Class, chain};
-use crate::identity::{self, Fresh, PairFiles};
+use crate::identity::{self, KeyText, PairFiles, SaveError};
 use crate::state::{Event, Failure, Reason};
 use std::fs::DirBuilder;
 use std::hash::{BuildHasher, RandomState};
@@ -43,15 +43,9 @@ async fn fingerprint(hasher: RandomState, tunnel: Arc<config::Tunnel>) -> Option
     tokio::task::spawn_blocking(read).await.ok()
 }
 
-/// Keeps a new certificate and its key in the files of `[identity]`. Directories that are not there are made, for the own user
-/// only.
-pub(super) async fn keep(own: Identity, fresh: Fresh) -> Result<(), Failure> {
-    let Place::File(key_file) = own.key_file else {
-        let text = "identity.key_file is in the TPM, and a new key would be in a file";
-        return Err(Failure::new(Reason::EnrolmentFailed, Class::Configuration, text));
-    };
-    let files = PairFiles { cert_file: own.cert_file, key_file };
-    let write = move || {
+/// Keeps a new key beside the pair in use, in directories that are made, for the own user only, if they are not there.
+pub(super) async fn keep_key(own: Identity, key: KeyText) -> Result<(), Failure> {
+    on_disk(own, move |files| {
         for file in [&files.cert_file, &files.key_file] {
             let Some(directory) = file.parent() else { continue };
             DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| {
@@ -61,11 +55,33 @@ pub(super) async fn keep(own: Identity, fresh: Fresh) -> Result<(), Failure> {
                 Failure::new(Reason::EnrolmentFailed, Class::Environment, text)
             })?;
         }
-        identity::save(&files, &fresh.certificate, &fresh.key, None)
-            .map_err(|error| Failure::new(Reason::EnrolmentFailed, error.class(), chain(&error)))
+        identity::stage(files, key.expose(), None).map_err(|error| not_saved(&error))?.keep();
+        Ok(())
+    })
+    .await
+}
+
+/// Puts the certificate of that key, and the key, in the place of the pair in use.
+pub(super) async fn keep_certificate(own: Identity, certificate: String) -> Result<(), Failure> {
+    on_disk(own, move |files| identity::complete(files, &certificate, None).map_err(|error| not_saved(&error))).await
+}
+
+fn not_saved(error: &SaveError) -> Failure {
+    Failure::new(Reason::EnrolmentFailed, error.class(), chain(error))
+}
+
+/// Does this with the files of `[identity]`, where it may wait for the disk.
+async fn on_disk(
+    own: Identity,
+    change: impl FnOnce(&PairFiles) -> Result<(), Failure> + Send + 'static,
+) -> Result<(), Failure> {
+    let Place::File(key_file) = own.key_file else {
+        let text = "identity.key_file is in the TPM, and a new key would be in a file";
+        return Err(Failure::new(Reason::EnrolmentFailed, Class::Configuration, text));
     };
-    let written = tokio::task::spawn_blocking(write).await;
-    written.unwrap_or_else(|error| Err(Failure::new(Reason::EnrolmentFailed, Class::Bug, chain(&error))))
+    let files = PairFiles { cert_file: own.cert_file, key_file };
+    let changed = tokio::task::spawn_blocking(move || change(&files)).await;
+    changed.unwrap_or_else(|error| Err(Failure::new(Reason::EnrolmentFailed, Class::Bug, chain(&error))))
 }
 
 impl Daemon {

@@ -7,13 +7,13 @@ use super::supervised::Supervised;
 use crate::config::{self, Kind};
 use crate::error::Class;
 use crate::files;
-use crate::identity::Fresh;
 use crate::logging::message;
 use crate::plan::Openings;
 use crate::state::health::Connectivity;
 use crate::state::{Cause, Ended, Event, Failure, Link, Reason, SessionId, Successor};
 use crate::tunnel::enf::session::{self, Spec};
 use crate::tunnel::{Reporter, Session, SessionEvent};
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 /// A session that runs, and where its own packets may go.
@@ -77,8 +77,15 @@ impl Daemon {
                 self.open(name, session, Openings { resolvers: servers, ..Openings::to(addresses, proxied) }).await;
                 let _ = granted.send(());
             }
-            SessionEvent::Enrolled { fresh, kept } => {
-                let _ = kept.send(self.keep(name, session, fresh).await);
+            SessionEvent::Enrolling { key, kept } => {
+                let told = match self.identity_of(name, session) {
+                    Ok(own) => credentials::keep_key(own, key).await,
+                    Err(failure) => Err(failure),
+                };
+                let _ = kept.send(told);
+            }
+            SessionEvent::Enrolled { address, certificate, kept } => {
+                let _ = kept.send(self.enrolled(name, session, address, certificate).await);
             }
             SessionEvent::Refused { index, .. } => self.refused(name, session, index),
             SessionEvent::Connectivity(reach) => self.reached(reach),
@@ -97,15 +104,25 @@ impl Daemon {
         }
     }
 
-    /// Keeps the new credentials of a session. They are no news: it is about to use them.
-    async fn keep(&mut self, name: &str, session: SessionId, fresh: Fresh) -> Result<(), Failure> {
+    /// Where the credentials of this session are kept, if it still has a say.
+    fn identity_of(&self, name: &str, session: SessionId) -> Result<config::Identity, Failure> {
         let Some(tunnel) = self.tunnels.get(name).filter(|tunnel| tunnel.speaks(session)) else {
             let text = "the tunnel has changed meanwhile";
             return Err(Failure::new(Reason::EnrolmentFailed, Class::Transient, text));
         };
         let Kind::Enf(enf) = &tunnel.config.kind;
-        let address = fresh.address;
-        credentials::keep(enf.identity.clone(), fresh).await?;
+        Ok(enf.identity.clone())
+    }
+
+    /// Keeps the certificate of a session's new key. It is no news: the session is about to use it.
+    async fn enrolled(
+        &mut self,
+        name: &str,
+        session: SessionId,
+        address: Ipv6Addr,
+        certificate: String,
+    ) -> Result<(), Failure> {
+        credentials::keep_certificate(self.identity_of(name, session)?, certificate).await?;
         log::info!(MESSAGE_ID = message::ENROLLED, ENFTUN_TUNNEL = name; "{name} has a new certificate for {address}");
         self.note_credentials(name).await;
         Ok(())

@@ -22,7 +22,7 @@ pub use create::{CreateError, LIFETIME, Version, certificate_pem, keypair, reque
 pub(crate) use error::clock_text;
 pub use error::{LoadError, Part};
 pub use key::{Algorithm, PublicKey};
-pub use new_key::NewKey;
+pub use new_key::{KeyText, NewKey};
 pub use save::{Owner, PairFiles, SaveError, Staged, complete, next_key_file, save, settle, stage};
 pub use source::{CredentialSource, candidates, credentials_directory, find};
 pub use watch::CredentialsWatch;
@@ -43,7 +43,6 @@ use rustls::sign::SigningKey;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::{X509Name, X509Version};
-use zeroize::Zeroizing;
 
 /// No file of certificates or keys is larger; a path that leads to a device must not fill the memory.
 const LIMIT: u64 = 4 << 20;
@@ -61,24 +60,6 @@ pub struct Credentials {
     pub not_after: i64,
     /// Where the certificate was read.
     pub cert_file: PathBuf,
-}
-
-/// A new identity that is not kept yet.
-#[derive(Clone)]
-pub struct Fresh {
-    /// The own address.
-    pub address: Ipv6Addr,
-    /// The certificate, PEM.
-    pub certificate: String,
-    /// Its key, PEM.
-    pub key: Zeroizing<String>,
-}
-
-impl std::fmt::Debug for Fresh {
-    /// Without the key.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Fresh").field("address", &self.address).finish_non_exhaustive()
-    }
 }
 
 /// Reads a certificate (with its chain) and its key, each PEM or DER, and checks that they can be used at the time `now`.

@@ -1,14 +1,34 @@
 //! A key that was just made: in this program, or in a TPM, which gives it to nobody.
 
 use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 use zeroize::Zeroizing;
 
 #[cfg(not(feature = "tpm"))]
 use super::tpm::TpmError;
 #[cfg(feature = "tpm")]
 use super::tpm::{self, Blob, TpmKey};
-use super::{Algorithm, CreateError, keypair};
+use super::{Algorithm, CreateError, keypair, open_to_others};
 use crate::config::Tpm;
+
+/// What is kept of a key in a file. It is overwritten when it goes, and printed as stars.
+pub struct KeyText(Zeroizing<String>);
+
+impl KeyText {
+    /// The text itself, for the file.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for KeyText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
 
 /// A key that was just made.
 pub enum NewKey {
@@ -34,18 +54,42 @@ impl NewKey {
         }
     }
 
+    /// One that was made before and is in this file, beside a certificate that never came; in `tpm`, if there is one named.
+    /// None: nothing there can be such a key, or others could read it.
+    pub fn begun(file: &Path, tpm: Option<&Tpm>) -> Result<Option<Self>, CreateError> {
+        let read = || {
+            let mut opened = File::open(file).ok()?;
+            open_to_others(file, &opened).ok()?.is_none().then_some(())?;
+            let mut text = Zeroizing::new(String::new());
+            opened.read_to_string(&mut text).ok()?;
+            Some(text)
+        };
+        let Some(text) = read() else { return Ok(None) };
+        match tpm {
+            None => Ok(KeyPair::from_pem(&text).ok().map(|key| Self::Clear(Box::new(key)))),
+            #[cfg(feature = "tpm")]
+            Some(tpm) => {
+                let Ok(blob) = Blob::read(text.as_bytes()) else { return Ok(None) };
+                let key = TpmKey::open(tpm, tpm::At::Blob(blob.clone()))?;
+                Ok(Some(Self::InTpm(Box::new(key), blob)))
+            }
+            #[cfg(not(feature = "tpm"))]
+            Some(_) => Err(TpmError::NotBuilt.into()),
+        }
+    }
+
     /// It is in a TPM.
     pub fn is_in_tpm(&self) -> bool {
         !matches!(self, Self::Clear(_))
     }
 
     /// What is kept of it in a file.
-    pub fn pem(&self) -> Zeroizing<String> {
-        Zeroizing::new(match self {
+    pub fn pem(&self) -> KeyText {
+        KeyText(Zeroizing::new(match self {
             Self::Clear(key) => key.serialize_pem(),
             #[cfg(feature = "tpm")]
             Self::InTpm(_, blob) => blob.pem(),
-        })
+        }))
     }
 }
 

@@ -8,10 +8,10 @@ pub mod enf;
 
 pub use counters::{Counters, DropReason};
 
-use crate::identity::Fresh;
+use crate::identity::KeyText;
 use crate::state::health::Reach;
 use crate::state::{Ended, Failure, Link, SessionId};
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -43,10 +43,19 @@ pub enum SessionEvent {
         /// Answered once they are allowed.
         granted: oneshot::Sender<()>,
     },
-    /// The tunnel has new credentials, which are to be kept in place of those before. Answered once they are, or cannot be.
+    /// The tunnel is about to have this key enrolled, and waits until it is kept: whatever happens afterwards, it is there.
+    Enrolling {
+        /// The key.
+        key: KeyText,
+        /// Answered once it is kept, or cannot be.
+        kept: oneshot::Sender<Result<(), Failure>>,
+    },
+    /// It is enrolled, and its certificate takes the place of the one before. Answered once it has, or cannot.
     Enrolled {
-        /// The certificate and its key.
-        fresh: Fresh,
+        /// The own address.
+        address: Ipv6Addr,
+        /// PEM.
+        certificate: String,
         /// The answer.
         kept: oneshot::Sender<Result<(), Failure>>,
     },

@@ -150,7 +150,7 @@ async fn make(args: &Args, tunnel: &Tunnel, target: &Target) -> Result<(), CliEr
     let in_tpm = args.tpm || target.in_tpm;
     let key = NewKey::make(algorithm, in_tpm.then_some(&tunnel.tpm)).map_err(KeygenError::from)?;
     let made = target.make_directories()?;
-    let staged = identity::stage(&target.files, &key.pem(), target.owner);
+    let staged = identity::stage(&target.files, key.pem().expose(), target.owner);
     let staged = staged.map_err(KeygenError::from)?;
     let (address, network, word) = match &way {
         #[cfg(feature = "enrol")]

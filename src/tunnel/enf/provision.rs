@@ -7,7 +7,7 @@ use super::session::Spec;
 use crate::config::{self, Enrol, Host, Provisioner, Source};
 use crate::error::{Class, chain};
 use crate::identity::enrol::{self, EnrolError, Https, Login, Secret};
-use crate::identity::{self, Algorithm, CreateError, Fresh, NewKey, PublicKey, Version};
+use crate::identity::{self, Algorithm, CreateError, NewKey, PublicKey, Version, next_key_file};
 use crate::state::{Failure, Reason};
 use crate::transport::dial::Options;
 use crate::tunnel::{Reporter, SessionEvent};
@@ -26,19 +26,15 @@ pub(super) async fn provision(spec: &Spec, enf: &config::Enf, why: &Failure) -> 
         return None;
     }
     log::info!(ENFTUN_TUNNEL = spec.tunnel.name.as_str(); "{}; enrolling anew at {}", why.text, enrol.url.host);
-    let fresh = match provisioner {
+    let got = match provisioner {
         Provisioner::Password => password(spec, enf, enrol).boxed().await,
     };
-    let failed = |failure: Failure| {
+    Some(got.map_err(|failure| {
         // Of a network that is not there the reason is the network.
         let reason = if failure.class == Class::Transient { failure.reason } else { Reason::EnrolmentFailed };
         let text = format!("{}; enrolling anew at {} failed: {}", why.text, enrol.url.host, failure.text);
         Failure { reason, text, ..failure }
-    };
-    Some(match fresh {
-        Ok(fresh) => keep(spec, fresh).await.map_err(failed),
-        Err(error) => Err(failed(Failure::from(&error))),
-    })
+    }))
 }
 
 /// The files of `[identity]` are where this tunnel's credentials come from: no source before them has any.
@@ -48,28 +44,55 @@ fn files_count(spec: &Spec, enf: &config::Enf) -> bool {
         .is_ok_and(|source| source.files().first() == Some(&enf.identity.cert_file))
 }
 
-/// Enrols a new key with the password that is stored for it.
-async fn password(spec: &Spec, enf: &config::Enf, enrol: &Enrol) -> Result<Fresh, EnrolError> {
+/// Enrols a key with the password that is stored for it.
+async fn password(spec: &Spec, enf: &config::Enf, enrol: &Enrol) -> Result<(), Failure> {
+    let refused = |error: EnrolError| Failure::from(&error);
     let user = enrol.user.clone().unwrap_or_default();
     let tunnel = &spec.tunnel.name;
     let passed = || Some(identity::credentials_directory()?.join(format!("{tunnel}.password")));
     let Some(file) = enrol.password_file.clone().or_else(passed) else {
-        return Err(EnrolError::NoPassword { user, tunnel: tunnel.clone() });
+        return Err(refused(EnrolError::NoPassword { user, tunnel: tunnel.clone() }));
     };
-    let login = Login { user, password: Secret::read(&file)? };
-    let https = Https::new(enrol, &spec.tunnel.tpm)?;
-    // Where only a key in the TPM counts, that is what is made.
-    let sources = &enf.identity.source;
-    let in_tpm = sources.contains(&Source::Tpm) && !sources.contains(&Source::Files);
-    let key = NewKey::make(Algorithm::P256, in_tpm.then_some(&spec.tunnel.tpm))?;
-    let public = PublicKey::of(&key)
-        .ok_or(CreateError::Key { algorithm: Algorithm::P256, source: rcgen::Error::UnsupportedSignatureAlgorithm })?;
+    let login = Login { user, password: Secret::read(&file).map_err(|error| refused(error.into()))? };
+    let https = Https::new(enrol, &spec.tunnel.tpm).map_err(refused)?;
+    let key = key(spec, enf).await?;
+    let failed = |error: CreateError| refused(error.into());
+    let public = PublicKey::of(&key).ok_or_else(|| {
+        failed(CreateError::Key { algorithm: Algorithm::P256, source: rcgen::Error::UnsupportedSignatureAlgorithm })
+    })?;
 
     let way = Way { https, options: options(spec, enf), host: enrol.url.host.clone(), reporter: spec.reporter.clone() };
     let dial = move || way.clone().dial().boxed();
-    let address = enrol::enrol(&enrol.url, &login, enrol.address, &public, dial).await?.address;
-    let certificate = identity::self_signed(&key, address, Version::V3, SystemTime::now())?;
-    Ok(Fresh { address, certificate, key: key.pem() })
+    let enrolled = enrol::enrol(&enrol.url, &login, enrol.address, &public, dial).await.map_err(refused)?;
+    let address = enrolled.address;
+    let certificate = identity::self_signed(&key, address, Version::V3, SystemTime::now()).map_err(failed)?;
+    let (kept, wait) = oneshot::channel();
+    spec.reporter.report(SessionEvent::Enrolled { address, certificate, kept }).await;
+    answer(wait).await
+}
+
+/// The key to enrol: one whose enrolment was begun and never ended, for the interface may know it already, and a password that
+/// was good for one time is good for it alone then; else a new one, which is kept before the interface hears of it.
+async fn key(spec: &Spec, enf: &config::Enf) -> Result<NewKey, Failure> {
+    let failed = |error: CreateError| Failure::from(&EnrolError::from(error));
+    // Where only a key in the TPM counts, that is what is made.
+    let sources = &enf.identity.source;
+    let in_tpm = sources.contains(&Source::Tpm) && !sources.contains(&Source::Files);
+    let tpm = in_tpm.then_some(&spec.tunnel.tpm);
+    let begun = enf.identity.key_file.file().map(|file| NewKey::begun(&next_key_file(file), tpm));
+    if let Some(key) = begun.transpose().map_err(failed)?.flatten() {
+        return Ok(key);
+    }
+    let key = NewKey::make(Algorithm::P256, tpm).map_err(failed)?;
+    let (kept, wait) = oneshot::channel();
+    spec.reporter.report(SessionEvent::Enrolling { key: key.pem(), kept }).await;
+    answer(wait).await?;
+    Ok(key)
+}
+
+/// The daemon's word.
+async fn answer(wait: oneshot::Receiver<Result<(), Failure>>) -> Result<(), Failure> {
+    wait.await.unwrap_or_else(|error| Err(Failure::new(Reason::EnrolmentFailed, Class::Bug, chain(&error))))
 }
 
 /// The way to the interface, as the tunnel's own sockets go.
@@ -90,11 +113,4 @@ impl Way {
         let go = move |addresses| async move { dialling(reporter, &host, addresses, Vec::new()).await }.boxed();
         https.dial(&options, ask, go).await
     }
-}
-
-/// Has the daemon keep them, and waits until they are.
-async fn keep(spec: &Spec, fresh: Fresh) -> Result<(), Failure> {
-    let (kept, wait) = oneshot::channel();
-    spec.reporter.report(SessionEvent::Enrolled { fresh, kept }).await;
-    wait.await.unwrap_or_else(|error| Err(Failure::new(Reason::EnrolmentFailed, Class::Bug, chain(&error))))
 }

@@ -146,6 +146,35 @@ fn where_only_a_key_in_the_tpm_counts_a_tunnel_enrols_one() {
 }
 
 #[test]
+fn an_enrolment_that_was_cut_off_is_taken_up_with_its_key_although_the_password_is_used_up() {
+    let test = "an_enrolment_that_was_cut_off_is_taken_up_with_its_key_although_the_password_is_used_up";
+    enrolling(test, true, |world| {
+        world.connect();
+        world.carries();
+        let own = world.endpoints();
+        // What is left when the power fails after the router's answer and before the certificate is there.
+        world.daemon = None;
+        let [cert, key] = world.pair();
+        let pending = format!("{}.new", key.display());
+        std::fs::rename(&key, &pending).unwrap();
+        std::fs::remove_file(&cert).unwrap();
+        world.start_daemon();
+        world.carries();
+        assert_eq!((world.enrolments(), world.endpoints()), (2, own), "the same address");
+        assert!(!std::path::Path::new(&pending).exists());
+
+        // Without that key the password is good for nothing.
+        world.daemon = None;
+        for file in [cert, key] {
+            std::fs::remove_file(file).unwrap();
+        }
+        world.start_daemon();
+        stdout(world.ctl(&["wait", "enf0", "error", "--timeout=60s"]));
+        assert_eq!(world.status()["state_reason"], "enrolment-failed");
+    });
+}
+
+#[test]
 fn a_tunnel_enrols_anew_when_its_certificate_is_refused_or_has_expired() {
     let test = "a_tunnel_enrols_anew_when_its_certificate_is_refused_or_has_expired";
     enrolling(test, false, |world| {
