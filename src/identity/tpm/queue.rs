@@ -4,6 +4,7 @@
 use super::error::TpmError;
 use super::password;
 use crate::config::Tpm;
+use crate::sys::environment::keep_tpms_from_children;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
@@ -99,6 +100,7 @@ fn open(tpm: &Tpm) -> Result<Context, TpmError> {
     }
     let unreachable = |source| TpmError::Unreachable { tcti: tpm.tcti.clone(), source };
     let mut context = TctiNameConf::from_str(&tpm.tcti).and_then(Context::new).map_err(unreachable)?;
+    keep_tpms_from_children();
     if let Some(file) = &tpm.password_file {
         let password = password::read(file)?;
         context.tr_set_auth(ObjectHandle::Owner, password).map_err(TpmError::refuses("take the owner's password"))?;
