@@ -35,8 +35,11 @@ impl Swtpm {
 
     /// Starts it with the state that it had.
     pub fn switch_on(&mut self) {
-        let mut command = Netns::here().command("swtpm");
-        command.args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"]);
+        // What other stories have open at this moment must not stay open in it: a TPM serves nobody else as long as one is.
+        let alone =
+            "for fd in /proc/self/fd/*; do fd=${fd##*/}; [ $fd -le 2 ] || eval \"exec $fd>&-\"; done; exec \"$@\"";
+        let mut command = Netns::here().command("bash");
+        command.args(["-c", alone, "bash", "swtpm", "socket", "--tpm2", "--flags", "not-need-init,startup-clear"]);
         command.arg("--tpmstate").arg(format!("dir={}", self.state.path().display()));
         for (what, port) in [("--server", self.port), ("--ctrl", self.port + 1)] {
             command.arg(what).arg(format!("type=tcp,port={port},bindaddr=127.0.0.1"));
