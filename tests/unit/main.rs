@@ -8,6 +8,8 @@ mod config;
 mod faults;
 mod import;
 mod journal;
+// The example of a device enrols.
+#[cfg(feature = "enrol")]
 mod nftables;
 mod pages;
 mod readme;

@@ -37,7 +37,6 @@ fn example(name: &str, state: &str) -> Plan {
 }
 
 #[test]
-#[cfg(feature = "enrol")]
 fn the_rulesets_in_nftables_are_those_of_the_examples() {
     let mut rulesets = BTreeMap::new();
     for name in ["device", "server"] {

@@ -4,7 +4,7 @@
 use crate::common::bus::has;
 use crate::common::{skip, verbs};
 use clap::ArgAction;
-use enftun::config::{self, Finding, known_keys};
+use enftun::config::{self, known_keys};
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -126,7 +126,7 @@ fn the_defaults_in_the_configuration_pages_are_the_programs_own() {
         let given = keys.into_iter().filter_map(|(key, default)| Some(format!("{key} = {}\n", default?)));
         given.collect::<Vec<_>>()
     };
-    let texts = |findings: &[Finding]| findings.iter().map(Finding::one_line).collect::<Vec<_>>();
+    let texts = |findings: &[config::Finding]| findings.iter().map(config::Finding::one_line).collect::<Vec<_>>();
     let (_, enftun) = page("enftun.toml.5");
     let least = "kind = \"enf\"\nremote.hosts = [\"router.example.net\"]\nremote.name = \"router.example.net\"\n";
     let defaults = lines(documented(&enftun, "\n.SH A TUNNEL: tunnels/NAME.toml"));
