@@ -4,7 +4,7 @@
 use crate::common::bus::has;
 use crate::common::{skip, verbs};
 use clap::ArgAction;
-use enftun::config::{self, known_keys};
+use enftun::config::known_keys;
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -126,7 +126,9 @@ fn the_defaults_in_the_configuration_pages_are_the_programs_own() {
         let given = keys.into_iter().filter_map(|(key, default)| Some(format!("{key} = {}\n", default?)));
         given.collect::<Vec<_>>()
     };
-    let texts = |findings: &[config::Finding]| findings.iter().map(config::Finding::one_line).collect::<Vec<_>>();
+    let texts = |findings: &[enftun::config::Finding]| {
+        findings.iter().map(enftun::config::Finding::one_line).collect::<Vec<_>>()
+    };
     let (_, enftun) = page("enftun.toml.5");
     let least = "kind = \"enf\"\nremote.hosts = [\"router.example.net\"]\nremote.name = \"router.example.net\"\n";
     let defaults = lines(documented(&enftun, "\n.SH A TUNNEL: tunnels/NAME.toml"));
@@ -136,7 +138,8 @@ fn the_defaults_in_the_configuration_pages_are_the_programs_own() {
     let without = format!("{least}{sections}");
     let mut with = without.clone();
     with.extend(defaults.into_iter().filter(|line| !line.starts_with("tun.set_address")));
-    let parse = |text: &str| config::parse_tunnel("enf0", Path::new("enf0.toml"), Path::new("/etc/enftun"), text);
+    let parse =
+        |text: &str| enftun::config::parse_tunnel("enf0", Path::new("enf0.toml"), Path::new("/etc/enftun"), text);
     let ((with, findings), (without, _)) = (parse(&with), parse(&without));
     assert_eq!(texts(&findings), Vec::<String>::new());
     assert_eq!(with.unwrap(), without.unwrap());
@@ -146,16 +149,18 @@ fn the_defaults_in_the_configuration_pages_are_the_programs_own() {
     let defaults = lines(documented(&router, "\n.SH DESCRIPTION"));
     assert!(defaults.len() > 8);
     let others: String = defaults.into_iter().filter(|line| !line.starts_with("tun.mtu")).collect();
-    let parse = |text: &str| config::parse_router(Path::new("/etc/enftun/router.toml"), text);
+    let parse = |text: &str| enftun::config::parse_router(Path::new("/etc/enftun/router.toml"), text);
     let ((with, findings), (without, _)) = (parse(&(sections.clone() + &others)), parse(&sections));
     assert_eq!(texts(&findings), Vec::<String>::new());
     assert_eq!(with.unwrap(), without.unwrap());
 
     let defaults = lines(documented(&enftun, "\n.SH THE DAEMON: enftun.toml"));
-    let (with, findings) =
-        config::parse_daemon(Path::new("enftun.toml"), &format!("groups.enf0.number = 1\n{}", defaults.concat()));
+    let (with, findings) = enftun::config::parse_daemon(
+        Path::new("enftun.toml"),
+        &format!("groups.enf0.number = 1\n{}", defaults.concat()),
+    );
     assert_eq!(texts(&findings), Vec::<String>::new());
-    let (without, _) = config::parse_daemon(Path::new("enftun.toml"), "groups.enf0.number = 1\n");
+    let (without, _) = enftun::config::parse_daemon(Path::new("enftun.toml"), "groups.enf0.number = 1\n");
     assert_eq!(with.unwrap(), without.unwrap());
 }
 
@@ -185,14 +190,17 @@ fn our_commands_in_the_examples_are_commands_that_we_take() {
 }
 
 #[test]
+// Some of them ask for what only a whole build has.
+#[cfg(all(feature = "enrol", feature = "tpm"))]
 fn the_configurations_in_the_examples_have_no_findings() {
     let (_, plain) = page("enftun.toml.5");
     let example = plain.rsplit_once("\n.EX\n").unwrap().1.split("\n.EE").next().unwrap();
-    let (tunnel, findings) = config::parse_tunnel("enf0", Path::new("enf0.toml"), Path::new("/etc/enftun"), example);
+    let (tunnel, findings) =
+        enftun::config::parse_tunnel("enf0", Path::new("enf0.toml"), Path::new("/etc/enftun"), example);
     assert!(tunnel.is_some() && findings.is_empty(), "{findings:?}");
     let (_, plain) = page("enftun-router.toml.5");
     let example = plain.rsplit_once("\n.EX\n").unwrap().1.split("\n.EE").next().unwrap();
-    let (router, findings) = config::parse_router(Path::new("router.toml"), example);
+    let (router, findings) = enftun::config::parse_router(Path::new("router.toml"), example);
     assert!(router.is_some() && findings.is_empty(), "{findings:?}");
 }
 
