@@ -65,20 +65,31 @@ pub fn start(spec: Spec) -> Session {
     Session::new(stop, probe, task)
 }
 
-/// An attempt; and when it shows that the credentials are unfit, one more with new ones, if there is a way to have some.
+/// An attempt; and when it shows that the credentials are unfit, one more with new ones, if there is a way to have some. Where
+/// the router has shown so before, new ones come first.
 async fn run(mut spec: Spec) -> Ended {
-    let unfit = match spec.refused.take() {
-        Some(why) => why,
-        None => match attempt(&spec).await {
-            Ok(ended) => return ended,
-            Err(why) => why,
-        },
-    };
+    let refused = spec.refused.take();
     let config::Kind::Enf(enf) = &spec.tunnel.kind;
+    if let Some(why) = refused
+        && let Some(renewed) = renew(&spec, enf, &why).await
+    {
+        return again(&spec, renewed).await;
+    }
+    let unfit = match attempt(&spec).await {
+        Ok(ended) => return ended,
+        Err(why) => why,
+    };
     match renew(&spec, enf, &unfit).await {
-        Some(Ok(())) => attempt(&spec).await.unwrap_or_else(heard_before),
-        Some(Err(failure)) => heard_before(failure),
+        Some(renewed) => again(&spec, renewed).await,
         None => heard_before(unfit),
+    }
+}
+
+/// The attempt with new credentials, if there are some.
+async fn again(spec: &Spec, renewed: Result<(), Failure>) -> Ended {
+    match renewed {
+        Ok(()) => attempt(spec).await.unwrap_or_else(heard_before),
+        Err(failure) => heard_before(failure),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::{ROUTER, World, ping, story};
 use crate::common::bus::{daemon_user, stdout};
-use crate::common::certs::{Ca, EXPIRED, Leaf, write};
+use crate::common::certs::{Ca, EXPIRED, Identity, Leaf, write};
+use crate::common::fake_router::{FakeRouter, Manners, server};
 use crate::common::netns::sh;
 #[cfg(feature = "tpm")]
 use crate::common::swtpm::Swtpm;
@@ -16,12 +17,13 @@ const PASSWORD: &str = "correct horse battery staple";
 
 /// A world whose router enrols the user, and takes nobody whom it has not enrolled; the tunnel's credentials are below the
 /// daemon's state directory, and not there. `once`: the password is good for one time.
-fn enrolling(test: &str, once: bool, tell: impl FnOnce(&mut World) + Send) {
+fn enrolling(test: &str, once: bool, tell: impl FnOnce(&mut World, &Identity) + Send) {
     story(test, |world| {
         let ca = Ca::v3("Test Root");
         ca.write(world.path(), "etc/ca");
         let name = "router.example.net";
-        ca.sign_v3(Leaf::new(name).dns(name).ip("192.0.2.2")).write(world.path(), "router");
+        let router = ca.sign_v3(Leaf::new(name).dns(name).ip("192.0.2.2"));
+        router.write(world.path(), "router");
         let file = world.path().join("router.toml");
         let text = std::fs::read_to_string(&file).unwrap().replace("client_ca_file = \"etc/ca.pem\"\n", "");
         let enrol = "[enrol]\nlisten = \"192.0.2.2:8443\"\nnetwork = \"fd00:8f80:1::/64\"\nusers_file = \"users\"\n";
@@ -33,7 +35,7 @@ fn enrolling(test: &str, once: bool, tell: impl FnOnce(&mut World) + Send) {
         world.router = None;
         world.start_router();
         world.tunnel_that_enrols("prefixes = [\"fd00:8f80::/32\"]");
-        tell(world);
+        tell(world, &router);
     });
 }
 
@@ -104,7 +106,7 @@ impl World {
 
 #[test]
 fn a_tunnel_without_a_certificate_enrols_once_and_keeps_what_it_got() {
-    enrolling("a_tunnel_without_a_certificate_enrols_once_and_keeps_what_it_got", true, |world| {
+    enrolling("a_tunnel_without_a_certificate_enrols_once_and_keeps_what_it_got", true, |world, _| {
         world.connect();
         world.carries();
         let mode = |path: &PathBuf| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
@@ -131,7 +133,7 @@ fn a_tunnel_without_a_certificate_enrols_once_and_keeps_what_it_got() {
 #[test]
 fn where_only_a_key_in_the_tpm_counts_a_tunnel_enrols_one() {
     let test = "where_only_a_key_in_the_tpm_counts_a_tunnel_enrols_one";
-    enrolling(test, true, |world| {
+    enrolling(test, true, |world, _| {
         let Some(tpm) = Swtpm::start(test) else { return };
         let file = world.tunnel_file("enf0");
         let text = std::fs::read_to_string(&file).unwrap().replace("[identity]", "[identity]\nsource = [\"tpm\"]");
@@ -148,7 +150,7 @@ fn where_only_a_key_in_the_tpm_counts_a_tunnel_enrols_one() {
 #[test]
 fn an_enrolment_that_was_cut_off_is_taken_up_with_its_key_although_the_password_is_used_up() {
     let test = "an_enrolment_that_was_cut_off_is_taken_up_with_its_key_although_the_password_is_used_up";
-    enrolling(test, true, |world| {
+    enrolling(test, true, |world, _| {
         world.connect();
         world.carries();
         let own = world.endpoints();
@@ -177,7 +179,7 @@ fn an_enrolment_that_was_cut_off_is_taken_up_with_its_key_although_the_password_
 #[test]
 fn a_tunnel_enrols_anew_when_its_certificate_is_refused_or_has_expired() {
     let test = "a_tunnel_enrols_anew_when_its_certificate_is_refused_or_has_expired";
-    enrolling(test, false, |world| {
+    enrolling(test, false, |world, _| {
         // Of a CA that the router does not know.
         world.put(Leaf::new("fd00:8f80:1::99").ip("fd00:8f80:1::99"));
         world.connect();
@@ -192,9 +194,26 @@ fn a_tunnel_enrols_anew_when_its_certificate_is_refused_or_has_expired() {
 }
 
 #[test]
+fn a_router_that_closes_every_session_without_a_word_is_shown_a_new_certificate() {
+    let test = "a_router_that_closes_every_session_without_a_word_is_shown_a_new_certificate";
+    enrolling(test, true, |world, router| {
+        let manners = Manners::Refuses(server(router, router, rustls::ALL_VERSIONS));
+        let _silent = world.far.run(|| FakeRouter::at("192.0.2.2:444", manners));
+        let file = world.tunnel_file("enf0");
+        let text = std::fs::read_to_string(&file).unwrap().replace("[\"192.0.2.2\"]", "[\"192.0.2.2:444\"]");
+        write(&file, text.as_bytes(), 0o644);
+        stdout(world.ctl(&["reload"]));
+        world.put(Leaf::new("fd00:8f80:1::99").ip("fd00:8f80:1::99"));
+        world.ctl(&["connect", "enf0"]);
+        wait_for("an enrolment", || world.enrolments() == 1);
+        assert!(world.log().contains("3 sessions in a row ended so"), "{}", world.log());
+    });
+}
+
+#[test]
 fn a_refused_enrolment_is_an_error_that_blocks_and_changes_nothing_until_the_password_is_right() {
     let test = "a_refused_enrolment_is_an_error_that_blocks_and_changes_nothing_until_the_password_is_right";
-    enrolling(test, false, |world| {
+    enrolling(test, false, |world, _| {
         world.put(Leaf::new("fd00:8f80:1::99").ip("fd00:8f80:1::99"));
         let kept = world.contents();
         world.set_password("wrong");
@@ -216,7 +235,7 @@ fn a_refused_enrolment_is_an_error_that_blocks_and_changes_nothing_until_the_pas
 
 #[test]
 fn a_key_that_others_can_read_is_looked_at_by_a_person_and_not_replaced() {
-    enrolling("a_key_that_others_can_read_is_looked_at_by_a_person_and_not_replaced", false, |world| {
+    enrolling("a_key_that_others_can_read_is_looked_at_by_a_person_and_not_replaced", false, |world, _| {
         world.put(Leaf::new("fd00:8f80:1::99").ip("fd00:8f80:1::99"));
         sh(&format!("chmod 644 {}", world.pair()[1].display()));
         let kept = world.contents();
@@ -232,7 +251,7 @@ fn a_key_that_others_can_read_is_looked_at_by_a_person_and_not_replaced() {
 #[test]
 fn while_a_tunnel_enrols_nothing_leaves_but_its_own_packets_to_the_interface() {
     let test = "while_a_tunnel_enrols_nothing_leaves_but_its_own_packets_to_the_interface";
-    enrolling(test, false, |world| {
+    enrolling(test, false, |world, _| {
         world.tunnel_that_enrols("prefixes = [\"default\"]");
         // Nobody is there yet: the tunnel waits, and blocks.
         world.router = None;
