@@ -228,7 +228,7 @@ fn every_key_that_is_written_arrives() {
     assert_eq!((retry.jitter, retry.stable_after), (0.0, Duration::ZERO));
 }
 
-#[cfg(feature = "tpm")]
+#[cfg(all(feature = "enrol", feature = "tpm"))]
 #[test]
 fn keys_and_anchors_in_a_tpm_are_named_by_their_handles() {
     let tunnel = sound(&format!(

@@ -120,7 +120,7 @@ fn the_configuration_pages_have_every_key_there_is_and_no_other() {
 }
 
 #[test]
-#[cfg(feature = "enrol")]
+#[cfg(all(feature = "enrol", feature = "tpm"))]
 fn the_defaults_in_the_configuration_pages_are_the_programs_own() {
     let lines = |keys: Vec<(String, Option<String>)>| {
         let given = keys.into_iter().filter_map(|(key, default)| Some(format!("{key} = {}\n", default?)));
