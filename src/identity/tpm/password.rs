@@ -1,9 +1,9 @@
 //! The password of the owner hierarchy, from its file.
 
 use super::error::TpmError;
+use crate::identity::open_to_others;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tss_esapi::structures::Auth;
 
@@ -11,8 +11,7 @@ use tss_esapi::structures::Auth;
 pub(super) fn read(path: &Path) -> Result<Auth, TpmError> {
     let wrong = |source| TpmError::PasswordFile { path: path.to_owned(), source };
     let file = File::open(path).map_err(wrong)?;
-    let mode = file.metadata().map_err(wrong)?.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
+    if let Some(mode) = open_to_others(path, &file).map_err(wrong)? {
         return Err(TpmError::PasswordOpen { path: path.to_owned(), mode });
     }
     // As much as the longest password, and the end of its line.
