@@ -194,7 +194,8 @@ pub(super) fn takes_in(change: &Change, arriving: Option<&(String, u32)>) -> boo
 
 async fn create_tap(netlink: &Handle, tap: &str, owner: u32) -> Result<Tun, KernelError> {
     absent(netlink, tap).await?;
-    Tun::create(tap, owner, Layer::Ethernet).map_err(|source| link::refused(tap, source))
+    Tun::create(tap, owner, Layer::Ethernet).map_err(|source| link::refused(tap, source))?;
+    link::attach(tap, Layer::Ethernet).await
 }
 
 async fn create_bridge(netlink: &Handle, bridge: &str) -> Result<io::Result<()>, KernelError> {

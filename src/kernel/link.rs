@@ -156,7 +156,8 @@ pub(super) async fn create(netlink: &Handle, dev: &str, owner: u32) -> Result<Tu
     if let Some(other) = get(netlink, dev).await.map_err(|error| KernelError::observe("the link", error))? {
         return Err(KernelError::NotTun { dev: dev.to_owned(), kind: kind(&other) });
     }
-    Tun::create(dev, owner, Layer::Ip).map_err(|source| refused(dev, source))
+    Tun::create(dev, owner, Layer::Ip).map_err(|source| refused(dev, source))?;
+    attach(dev, Layer::Ip).await
 }
 
 /// What sort of link it is, for people.

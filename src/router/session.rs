@@ -5,6 +5,7 @@ use super::Hub;
 use super::sessions::{Arrival, Phase, Session};
 use crate::error::chain;
 use crate::tunnel::DropReason;
+use crate::tunnel::enf::offload::Unit;
 use crate::tunnel::enf::packet;
 use crate::tunnel::enf::succession;
 use crate::tunnel::enf::wire::{Wire, WireError};
@@ -145,7 +146,7 @@ impl Task {
                 ready = self.wire.ready(false) => {
                     ready.map_err(|error| End::Wire(WireError::Reset(error)))?;
                     let (hub, me) = (&self.hub, &self.me);
-                    let received = self.wire.receive(|bytes| {
+                    let received = self.wire.receive(|Unit { packet: bytes, .. }| {
                         match (succession::claimed(bytes), packet::echo_reply(bytes, packet::ROUTER)) {
                             // It need not wait for itself.
                             (Some(proof), _) => hub.sessions.claim(me, proof),
@@ -285,6 +286,6 @@ impl Task {
             return Ok(0);
         }
         let (hub, me) = (&self.hub, &self.me);
-        Ok(self.wire.receive(|packet| hub.forward(me, packet))?.packets)
+        Ok(self.wire.receive(|unit| hub.forward(me, unit.packet))?.packets)
     }
 }

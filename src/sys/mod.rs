@@ -6,3 +6,4 @@ pub mod environment;
 pub mod inotify;
 pub mod passed;
 pub mod tun;
+pub mod vnet;

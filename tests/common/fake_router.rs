@@ -90,7 +90,7 @@ async fn serve(mut socket: TcpStream, manners: Manners, heartbeats: Arc<AtomicUs
             let Some(mut wire) = shake(socket, config).await else { return };
             loop {
                 let mut replies = Vec::new();
-                let received = wire.receive(|packet| replies.extend(echo_reply(packet, ROUTER)));
+                let received = wire.receive(|unit| replies.extend(echo_reply(unit.packet, ROUTER)));
                 replies.iter().for_each(|reply| assert!(wire.push(reply)));
                 heartbeats.fetch_add(replies.len(), Ordering::SeqCst);
                 if received.is_err() || wire.flush().is_err() || wire.ready(wire.pending()).await.is_err() {

@@ -5,6 +5,7 @@ pub mod filter;
 pub mod frame;
 pub mod heartbeat;
 pub mod liveness;
+pub mod offload;
 pub mod packet;
 #[cfg(feature = "enrol")]
 mod provision;

@@ -11,6 +11,7 @@
 use super::filter::{Filter, Ingress};
 use super::heartbeat;
 use super::liveness::{Beat, Clock};
+use super::offload::Unit;
 use super::session::Spec;
 use super::succession;
 use super::wire::{Wire, WireError};
@@ -218,7 +219,7 @@ impl Pump {
         let (filter, tun, counters) = (&self.filter, &self.tun, &self.counters);
         let (clock, ready, now) = (&mut self.clock, &mut self.ready, self.started.elapsed());
         let mut lost = None;
-        let received = self.wire.receive(|packet| match filter.ingress(packet, clock.awaited()) {
+        let received = self.wire.receive(|Unit { packet, .. }| match filter.ingress(packet, clock.awaited()) {
             Ingress::Deliver => {
                 clock.heard(now);
                 *ready = true;

@@ -6,6 +6,7 @@
 //! and an idle connection holds no buffer of its own.
 
 use super::frame;
+use super::offload::Unit;
 use crate::error::Class;
 use rustls::{AlertDescription, Connection};
 use std::cell::Cell;
@@ -145,6 +146,11 @@ impl Wire {
         frame::put(packet, &mut self.record)
     }
 
+    /// Adds a packet or super-packet. `false`, and nothing added, when it is longer than the wire carries.
+    pub fn push_unit(&mut self, unit: Unit<'_>) -> bool {
+        unit.is_plain() && self.push(unit.packet)
+    }
+
     /// Writes as much as the socket takes now. What was pushed is sealed as soon as the socket keeps up: until then
     /// frames gather in one record.
     pub fn flush(&mut self) -> Result<(), WireError> {
@@ -163,7 +169,7 @@ impl Wire {
 
     /// Reads what is there, at most about 64 KiB, and calls `each` for every whole packet. Packets that arrived before the
     /// end of the connection are handed on before the error is returned.
-    pub fn receive(&mut self, mut each: impl FnMut(&[u8])) -> Result<Received, WireError> {
+    pub fn receive(&mut self, mut each: impl FnMut(Unit<'_>)) -> Result<Received, WireError> {
         let mut received = Received::default();
         if !self.primed {
             self.primed = true;
@@ -231,7 +237,7 @@ impl Wire {
     fn read_into(
         &mut self,
         stage: &mut [u8],
-        each: &mut impl FnMut(&[u8]),
+        each: &mut impl FnMut(Unit<'_>),
         received: &mut Received,
     ) -> Result<(), WireError> {
         let mut taken = 0;
@@ -260,7 +266,7 @@ impl Wire {
     }
 
     /// Decrypts what `tls` holds and takes the frames out of it.
-    fn advance(&mut self, each: &mut impl FnMut(&[u8]), received: &mut Received) -> Result<(), WireError> {
+    fn advance(&mut self, each: &mut impl FnMut(Unit<'_>), received: &mut Received) -> Result<(), WireError> {
         let outcome = self.tls.process_new_packets();
         let mut reader = self.tls.reader();
         while let Ok(chunk) = reader.fill_buf() {
@@ -284,7 +290,11 @@ impl Wire {
 }
 
 /// Calls `each` for every frame that `partial` and `bytes` complete, and leaves an incomplete last one in `partial`.
-fn take_frames(partial: &mut Vec<u8>, mut bytes: &[u8], each: &mut impl FnMut(&[u8])) -> Result<usize, frame::TooLong> {
+fn take_frames(
+    partial: &mut Vec<u8>,
+    mut bytes: &[u8],
+    each: &mut impl FnMut(Unit<'_>),
+) -> Result<usize, frame::TooLong> {
     let mut packets = 0;
     while !partial.is_empty() && !bytes.is_empty() {
         let wanted = match partial.first_chunk::<{ frame::HEADER }>() {
@@ -295,13 +305,13 @@ fn take_frames(partial: &mut Vec<u8>, mut bytes: &[u8], each: &mut impl FnMut(&[
         partial.extend_from_slice(now);
         bytes = later;
         if let Some((packet, _)) = frame::take(partial)? {
-            each(packet);
+            each(Unit::plain(packet));
             packets += 1;
             *partial = Vec::new();
         }
     }
     while let Some((packet, rest)) = frame::take(bytes)? {
-        each(packet);
+        each(Unit::plain(packet));
         packets += 1;
         bytes = rest;
     }

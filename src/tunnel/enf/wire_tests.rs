@@ -72,7 +72,7 @@ async fn gather(wire: &mut Wire, wanted: usize) -> (Vec<Vec<u8>>, Option<WireErr
     let mut packets = Vec::new();
     while packets.len() < wanted {
         wire.ready(false).await.unwrap();
-        if let Err(error) = wire.receive(|packet| packets.push(packet.to_vec())) {
+        if let Err(error) = wire.receive(|unit| packets.push(unit.packet.to_vec())) {
             return (packets, Some(error));
         }
     }

@@ -152,9 +152,9 @@ impl Peer {
         let search = async {
             loop {
                 let mut found = None;
-                self.0.receive(|packet| {
-                    if wanted(packet) {
-                        found.get_or_insert_with(|| packet.to_vec());
+                self.0.receive(|unit| {
+                    if wanted(unit.packet) {
+                        found.get_or_insert_with(|| unit.packet.to_vec());
                     }
                 })?;
                 match found {

@@ -197,7 +197,7 @@ impl Client {
         self.wire.flush().unwrap();
         while self.wire.pending() {
             if self.wire.ready(true).await.unwrap().read {
-                self.wire.receive(|packet| self.received.push_back(packet.to_vec())).unwrap();
+                self.wire.receive(|unit| self.received.push_back(unit.packet.to_vec())).unwrap();
             }
             self.wire.flush().unwrap();
         }
@@ -211,7 +211,7 @@ impl Client {
                     return Ok(packet);
                 }
                 self.wire.ready(false).await.unwrap();
-                self.wire.receive(|packet| self.received.push_back(packet.to_vec()))?;
+                self.wire.receive(|unit| self.received.push_back(unit.packet.to_vec()))?;
             }
         };
         timeout(PATIENCE, next).await.expect("a packet or the end")
