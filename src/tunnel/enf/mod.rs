@@ -3,6 +3,7 @@
 mod connect;
 pub mod filter;
 pub mod frame;
+pub mod frame2;
 pub mod heartbeat;
 pub mod liveness;
 pub mod offload;
