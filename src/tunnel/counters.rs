@@ -75,31 +75,51 @@ pub struct Totals {
 impl Counters {
     /// One packet came out of the tunnel and went on.
     pub fn received(&self, bytes: usize) {
-        self.rx_packets.fetch_add(1, Relaxed);
+        self.received_units(1, bytes);
+    }
+
+    /// So many packets, with so many bytes together, came out of the tunnel and went on.
+    pub fn received_units(&self, packets: usize, bytes: usize) {
+        self.rx_packets.fetch_add(packets as u64, Relaxed);
         self.rx_bytes.fetch_add(bytes as u64, Relaxed);
     }
 
     /// One packet went into the tunnel.
     pub fn transmitted(&self, bytes: usize) {
-        self.tx_packets.fetch_add(1, Relaxed);
+        self.transmitted_units(1, bytes);
+    }
+
+    /// So many packets, with so many bytes together, went into the tunnel.
+    pub fn transmitted_units(&self, packets: usize, bytes: usize) {
+        self.tx_packets.fetch_add(packets as u64, Relaxed);
         self.tx_bytes.fetch_add(bytes as u64, Relaxed);
     }
 
     /// One packet that came out of the tunnel went no further.
     pub fn dropped_rx(&self, reason: DropReason) {
-        self.rx_dropped.fetch_add(1, Relaxed);
-        self.dropped(reason);
+        self.dropped_rx_units(reason, 1);
+    }
+
+    /// So many packets that came out of the tunnel went no further.
+    pub fn dropped_rx_units(&self, reason: DropReason, packets: usize) {
+        self.rx_dropped.fetch_add(packets as u64, Relaxed);
+        self.dropped(reason, packets);
     }
 
     /// One packet did not enter the tunnel.
     pub fn dropped_tx(&self, reason: DropReason) {
-        self.tx_dropped.fetch_add(1, Relaxed);
-        self.dropped(reason);
+        self.dropped_tx_units(reason, 1);
     }
 
-    fn dropped(&self, reason: DropReason) {
+    /// So many packets did not enter the tunnel.
+    pub fn dropped_tx_units(&self, reason: DropReason, packets: usize) {
+        self.tx_dropped.fetch_add(packets as u64, Relaxed);
+        self.dropped(reason, packets);
+    }
+
+    fn dropped(&self, reason: DropReason, packets: usize) {
         if let Some(counter) = self.drops.get(reason as usize) {
-            counter.fetch_add(1, Relaxed);
+            counter.fetch_add(packets as u64, Relaxed);
         }
     }
 

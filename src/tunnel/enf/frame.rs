@@ -18,17 +18,20 @@ pub fn put(packet: &[u8], to: &mut Vec<u8>) -> bool {
     true
 }
 
+/// Bytes of the whole frame that begins here, once its length is there.
+pub fn length(bytes: &[u8]) -> Result<Option<usize>, TooLong> {
+    let Some(header) = bytes.first_chunk::<HEADER>() else { return Ok(None) };
+    let length = usize::from(u16::from_be_bytes(*header));
+    if length > MAX_PACKET { Err(TooLong(length)) } else { Ok(Some(HEADER + length)) }
+}
+
 /// A packet and the bytes behind its frame; `None` while the frame is incomplete.
 pub type Taken<'a> = Option<(&'a [u8], &'a [u8])>;
 
 /// The first packet in `bytes` and what follows its frame; `None` while the frame is incomplete.
 pub fn take(bytes: &[u8]) -> Result<Taken<'_>, TooLong> {
-    let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
-    let length = usize::from(u16::from_be_bytes(*header));
-    if length > MAX_PACKET {
-        return Err(TooLong(length));
-    }
-    Ok(rest.split_at_checked(length))
+    let Some((frame, rest)) = length(bytes)?.and_then(|whole| bytes.split_at_checked(whole)) else { return Ok(None) };
+    Ok(frame.get(HEADER..).map(|packet| (packet, rest)))
 }
 
 #[cfg(test)]

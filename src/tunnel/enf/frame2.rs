@@ -220,7 +220,9 @@ mod tests {
     #[test]
     fn the_longest_packet_passes_and_a_byte_more_ends_the_session() {
         let longest = packet(Vnet::default(), &[0; MAX_PACKET]);
-        assert!(matches!(take(&longest), Ok(Some((Frame::Packet(Unit { packet, .. }), []))) if packet.len() == MAX_PACKET));
+        assert!(
+            matches!(take(&longest), Ok(Some((Frame::Packet(Unit { packet, .. }), []))) if packet.len() == MAX_PACKET)
+        );
         assert_eq!(take(&[0, 1, 0, 11]), Err(Bad::Length(65_547)));
         assert_eq!(take(&[0, 0, 0, 0]), Err(Bad::Length(0)));
         assert_eq!(take(&[0, 0, 0, 3, 0, 1, 2]), Err(Bad::Short { kind: 0, length: 2 }));

@@ -1,16 +1,26 @@
 //! One TLS connection that carries frames, for both ends. It drives `rustls` over the socket without waiting: the caller
 //! decides when to wait ([`Wire::ready`]), and what a packet means.
 //!
-//! No frame is ever split over two TLS records (peers exist that read a frame with one plain `recv`); many whole frames
-//! share a record. What waits for the socket is bounded by [`BACKLOG`] as long as the caller asks [`Wire::room`] first,
-//! and an idle connection holds no buffer of its own.
+//! Packets come and go as [`Unit`]s, whichever protocol the handshake agreed on:
+//!
+//! * the ENF wire, version 1: a super-packet goes out as the packets that it stands for, and what arrives is made into
+//!   super-packets again. No frame is ever split over two TLS records (peers exist that read a frame with one plain `recv`);
+//!   many whole frames share a record.
+//! * `enftun/2`: super-packets cross as they are, once their headers are found to be sound, and a few frames say other things.
+//!
+//! What waits for the socket is bounded by [`BACKLOG`] and one unit as long as the caller asks [`Wire::room`] first, and an
+//! idle connection holds no buffer of its own.
 
 use super::frame;
+use super::frame2::{self, Frame, GoingAway, Hello};
 use super::offload::Unit;
 use crate::error::Class;
+use crate::sys::tun::Offloads;
 use rustls::{AlertDescription, Connection};
 use std::cell::Cell;
 use std::io::{self, BufRead, IoSlice, Write};
+use std::sync::LazyLock;
+use std::time::Instant;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -21,18 +31,38 @@ const RECORD: usize = 16 * 1024;
 /// What a record adds to its plaintext, at most: header, explicit nonce (TLS 1.2), tag.
 const OVERHEAD: usize = 29;
 /// Bytes read from the socket at once, and about the most that one [`Wire::receive`] takes.
-const READ: usize = 64 * 1024;
+const READ: usize = 128 * 1024;
+/// A packet of this length is sealed from where it is, not from a copy behind others.
+const LARGE: usize = 4096;
 
 thread_local! {
     /// Where ciphertext lands before `rustls` takes it: one system call for what it would read in pieces of 4 KiB.
     static STAGE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// An empty buffer for whoever on this thread needs one for frames, so that none is made for each record.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
+
+/// Which protocol the connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// The ENF wire of the C client.
+    V1,
+    /// `enftun/2`.
+    V2,
+}
+
+/// The name of `enftun/2` in ALPN.
+pub const ALPN: &[u8] = b"enftun/2";
+
+/// What the clock in a pong counts from.
+static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// A TLS connection after its handshake, with the frames on it.
 #[derive(Debug)]
 pub struct Wire {
     io: TcpStream,
     tls: Connection,
+    version: Version,
     /// Whole frames that will be the next record.
     record: Vec<u8>,
     /// The beginning of a frame whose end has not arrived.
@@ -41,6 +71,11 @@ pub struct Wire {
     unsent: usize,
     /// What the handshake left in `tls` has been looked at.
     primed: bool,
+    /// What this end has said of itself.
+    own: Hello,
+    /// What the far end has said of itself.
+    peer: Option<Hello>,
+    away: Option<GoingAway>,
 }
 
 /// What one [`Wire::receive`] did.
@@ -50,6 +85,12 @@ pub struct Received {
     pub packets: usize,
     /// The socket is empty now; otherwise there may be more at once.
     pub blocked: bool,
+    /// The far end wants a sign of life: [`Wire::pong`] with this. Of several the last.
+    pub ping: Option<u64>,
+    /// A sign of life came, with the stamp of its ping. Of several the last.
+    pub pong: Option<u64>,
+    /// Packets whose headers were not sound, and that were thrown away.
+    pub refused: usize,
 }
 
 /// What the socket is ready for.
@@ -76,6 +117,9 @@ pub enum WireError {
     /// The far end does not speak this protocol.
     #[error("the connection was given up")]
     TooLong(#[from] frame::TooLong),
+    /// The same, of `enftun/2`.
+    #[error("the connection was given up")]
+    Bad(#[from] frame2::Bad),
     /// The far end sent a TLS alert, or something that is no TLS.
     #[error("the TLS connection failed")]
     Tls(#[source] rustls::Error),
@@ -86,7 +130,9 @@ impl WireError {
     pub fn class(&self) -> Class {
         match self {
             Self::Tls(rustls::Error::AlertReceived(alert)) if is_about_credentials(*alert) => Class::Credentials,
-            Self::Closed | Self::Eof | Self::Reset(_) | Self::TooLong(_) | Self::Tls(_) => Class::Transient,
+            Self::Closed | Self::Eof | Self::Reset(_) | Self::TooLong(_) | Self::Bad(_) | Self::Tls(_) => {
+                Class::Transient
+            }
         }
     }
 }
@@ -114,7 +160,65 @@ impl Wire {
     pub fn new(io: TcpStream, mut tls: Connection) -> Self {
         // The bound is ours: a limit inside rustls would accept a part of a frame.
         tls.set_buffer_limit(None);
-        Self { io, tls, record: Vec::new(), partial: Vec::new(), unsent: 0, primed: false }
+        let version = if tls.alpn_protocol() == Some(ALPN) { Version::V2 } else { Version::V1 };
+        Self {
+            io,
+            tls,
+            version,
+            record: Vec::new(),
+            partial: Vec::new(),
+            unsent: 0,
+            primed: false,
+            own: Hello { version: frame2::VERSION, udp: false, mtu: u16::MAX },
+            peer: None,
+            away: None,
+        }
+    }
+
+    /// Says what this end is, before anything else is said. On the ENF wire nothing is, but what is coalesced follows it too.
+    pub fn greet(&mut self, offloads: Offloads, mtu: u16) {
+        self.own = Hello { version: frame2::VERSION, udp: offloads.udp, mtu };
+        self.say(|record, own| frame2::put_hello(own, record));
+    }
+
+    /// What the handshake agreed on.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// What the far end has said of itself, once it has.
+    pub fn peer(&self) -> Option<Hello> {
+        self.peer
+    }
+
+    /// The far end has said that it goes away.
+    pub fn going_away(&self) -> Option<GoingAway> {
+        self.away
+    }
+
+    /// Wants a sign of life. The answer has this stamp. Nothing happens on the ENF wire, where packets do that.
+    pub fn ping(&mut self, stamp: u64) {
+        self.say(|record, _| frame2::put_ping(stamp, record));
+    }
+
+    /// Gives a sign of life; not while too much waits for the socket.
+    pub fn pong(&mut self, stamp: u64) {
+        if self.room() {
+            let clock = u64::try_from(STARTED.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.say(|record, _| frame2::put_pong(stamp, clock, record));
+        }
+    }
+
+    /// Says that this end goes away.
+    pub fn go_away(&mut self, away: GoingAway) {
+        self.say(|record, _| frame2::put_going_away(away, record));
+    }
+
+    fn say(&mut self, put: impl FnOnce(&mut Vec<u8>, Hello)) {
+        if self.version == Version::V2 {
+            self.reserve();
+            put(&mut self.record, self.own);
+        }
     }
 
     /// What the handshake agreed on.
@@ -132,8 +236,25 @@ impl Wire {
         self.unsent + self.record.len() < BACKLOG
     }
 
-    /// Adds one frame to the record under way. `false`, and nothing added, when the packet is longer than the wire carries.
+    /// Adds one packet with nothing left to do. `false`, and nothing added, when it is longer than the wire carries.
     pub fn push(&mut self, packet: &[u8]) -> bool {
+        self.push_unit(Unit::plain(packet))
+    }
+
+    /// Adds a packet or super-packet. `false`, when something of it is longer than the wire carries and was left out.
+    pub fn push_unit(&mut self, unit: Unit<'_>) -> bool {
+        match self.version {
+            Version::V1 => self.push_packets(unit),
+            Version::V2 => self.push_frame(unit),
+        }
+    }
+
+    /// As the ENF wire has it: a frame for each packet.
+    fn push_packets(&mut self, unit: Unit<'_>) -> bool {
+        unit.is_plain() && self.push_v1(unit.packet)
+    }
+
+    fn push_v1(&mut self, packet: &[u8]) -> bool {
         let length = frame::HEADER + packet.len();
         if packet.len() > frame::MAX_PACKET {
             return false;
@@ -141,14 +262,33 @@ impl Wire {
         if self.record.len() + length > RECORD {
             self.seal();
         }
-        // A lone packet gets what it needs, the first of many a whole record.
-        self.record.reserve_exact(if self.record.is_empty() { length } else { RECORD - self.record.len() });
+        self.reserve();
         frame::put(packet, &mut self.record)
     }
 
-    /// Adds a packet or super-packet. `false`, and nothing added, when it is longer than the wire carries.
-    pub fn push_unit(&mut self, unit: Unit<'_>) -> bool {
-        unit.is_plain() && self.push(unit.packet)
+    /// As `enftun/2` has it: one frame.
+    fn push_frame(&mut self, unit: Unit<'_>) -> bool {
+        if unit.packet.len() > frame2::MAX_PACKET {
+            return false;
+        }
+        self.reserve();
+        frame2::begin_packet(unit.vnet, unit.packet.len(), &mut self.record);
+        if unit.packet.len() >= LARGE {
+            self.seal_with(unit.packet);
+        } else {
+            self.record.extend_from_slice(unit.packet);
+            if self.record.len() >= RECORD {
+                self.seal();
+            }
+        }
+        true
+    }
+
+    /// The record under way gets a buffer, if it has none.
+    fn reserve(&mut self) {
+        if self.record.capacity() == 0 {
+            self.record = SPARE.take();
+        }
     }
 
     /// Writes as much as the socket takes now. What was pushed is sealed as soon as the socket keeps up: until then
@@ -204,13 +344,23 @@ impl Wire {
         let _ = self.write_out();
     }
 
-    /// Makes one TLS record of what was pushed.
+    /// Makes TLS records of what was pushed.
     fn seal(&mut self) {
-        let record = std::mem::take(&mut self.record);
+        self.seal_with(&[]);
+    }
+
+    /// Makes TLS records of what was pushed and this after it.
+    fn seal_with(&mut self, rest: &[u8]) {
+        let mut record = std::mem::take(&mut self.record);
+        let length = record.len() + rest.len();
+        let both = [IoSlice::new(&record), IoSlice::new(rest)];
+        let pieces = if rest.is_empty() { both.get(..1).unwrap_or_default() } else { &both };
         // Fails only after a fatal error, which the next read or write tells in its own words.
-        if self.tls.writer().write_all(&record).is_ok() {
-            self.unsent += record.len() + OVERHEAD;
+        if self.tls.writer().write_vectored(pieces).is_ok() {
+            self.unsent += length + length.div_ceil(RECORD) * OVERHEAD;
         }
+        record.clear();
+        SPARE.set(record);
     }
 
     fn write_out(&mut self) -> Result<(), WireError> {
@@ -274,7 +424,29 @@ impl Wire {
                 break;
             }
             let length = chunk.len();
-            received.packets += take_frames(&mut self.partial, chunk, each)?;
+            match self.version {
+                Version::V1 => take_frames(&mut self.partial, chunk, frame::length, |frame| {
+                    if let Some((packet, _)) = frame::take(frame)? {
+                        received.packets += 1;
+                        each(Unit::plain(packet));
+                    }
+                    Ok::<_, frame::TooLong>(())
+                })?,
+                Version::V2 => take_frames(&mut self.partial, chunk, frame2::length, |frame| {
+                    match frame2::take(frame)? {
+                        Some((Frame::Packet(unit), _)) => {
+                            received.packets += 1;
+                            each(unit);
+                        }
+                        Some((Frame::Hello(hello), _)) => self.peer = Some(hello),
+                        Some((Frame::Ping(stamp), _)) => received.ping = Some(stamp),
+                        Some((Frame::Pong(stamp), _)) => received.pong = Some(stamp),
+                        Some((Frame::GoingAway(away), _)) => self.away = Some(away),
+                        Some((Frame::Unknown(_), _)) | None => {}
+                    }
+                    Ok::<_, frame2::Bad>(())
+                })?,
+            }
             reader.consume(length);
         }
         match outcome {
@@ -289,34 +461,38 @@ impl Wire {
     }
 }
 
-/// Calls `each` for every frame that `partial` and `bytes` complete, and leaves an incomplete last one in `partial`.
-fn take_frames(
+/// Calls `each` for every whole frame in `partial` and `bytes`, and leaves an incomplete last one in `partial`. `length` tells
+/// how long the frame is that begins here, once that can be seen.
+fn take_frames<E>(
     partial: &mut Vec<u8>,
     mut bytes: &[u8],
-    each: &mut impl FnMut(Unit<'_>),
-) -> Result<usize, frame::TooLong> {
-    let mut packets = 0;
+    length: impl Fn(&[u8]) -> Result<Option<usize>, E>,
+    mut each: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
     while !partial.is_empty() && !bytes.is_empty() {
-        let wanted = match partial.first_chunk::<{ frame::HEADER }>() {
-            None => frame::HEADER - partial.len(),
-            Some(header) => frame::HEADER + usize::from(u16::from_be_bytes(*header)) - partial.len(),
-        };
-        let (now, later) = bytes.split_at(wanted.min(bytes.len()));
+        // One byte more until the length can be seen.
+        let whole = length(partial)?.unwrap_or(partial.len() + 1);
+        partial.reserve(whole.saturating_sub(partial.len()));
+        let (now, later) = bytes.split_at(whole.saturating_sub(partial.len()).min(bytes.len()));
         partial.extend_from_slice(now);
         bytes = later;
-        if let Some((packet, _)) = frame::take(partial)? {
-            each(Unit::plain(packet));
-            packets += 1;
-            *partial = Vec::new();
+        if length(partial)?.is_some_and(|whole| whole == partial.len()) {
+            each(partial)?;
+            partial.clear();
+            SPARE.set(std::mem::take(partial));
         }
     }
-    while let Some((packet, rest)) = frame::take(bytes)? {
-        each(Unit::plain(packet));
-        packets += 1;
+    while let Some((frame, rest)) = length(bytes)?.and_then(|whole| bytes.split_at_checked(whole)) {
+        each(frame)?;
         bytes = rest;
     }
-    partial.extend_from_slice(bytes);
-    Ok(packets)
+    if !bytes.is_empty() {
+        if partial.capacity() == 0 {
+            *partial = SPARE.take();
+        }
+        partial.extend_from_slice(bytes);
+    }
+    Ok(())
 }
 
 /// The socket as `rustls` wants to write to it: never waiting.
