@@ -3,9 +3,15 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `check` | whether a header agrees with its packet |
 //! | `split` | from a super-packet to the packets that it stands for, with their checksums |
-//! | `gro` | from packets to super-packets |
+//! | `checksum` | RFC 1071 |
+
+pub mod checksum;
+#[cfg(test)]
+mod samples;
+mod split;
+
+pub use split::{Splitter, split};
 
 use crate::sys::vnet::Vnet;
 
