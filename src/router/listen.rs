@@ -147,8 +147,8 @@ fn let_in(hub: &Arc<Hub>, io: TcpStream, peer: SocketAddr) {
                     Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
                     _ => "TLSv1.3",
                 };
-                let (me, queue) = hub.sessions.create(client, peer, version, succession::proof(wire.tls()));
-                tokio::spawn(session::run(session::Task { hub, me, wire, queue, permit }));
+                let me = hub.sessions.create(client, peer, version, succession::proof(wire.tls()));
+                tokio::spawn(session::run(session::Task { hub, me, wire, permit }));
                 return;
             }
             Ok(Err(error)) => chain(&error),

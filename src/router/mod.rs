@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`forward`] | where a packet goes, as a pure decision |
 //! | [`duplicates`] | two hosts on one certificate, as pure bookkeeping |
-//! | [`sessions`] | who has which address |
+//! | [`sessions`], [`routes`] | who has which address, and how a packet finds that out |
+//! | [`outbox`] | what waits for one session |
 //! | [`session`] | one session's task |
 //! | [`listen`] | sockets, handshakes, whom to let in |
 //! | [`registry`], [`revocation`] | who is enrolled and who is revoked, on disk; the end of a revoked client's session |
@@ -13,7 +14,7 @@
 //! | [`control`], [`status`] | what the router shows of itself |
 //! | [`cli`] | `enftun-router` |
 //!
-//! A packet never waits for another client: each session has a bounded queue, and what does not fit is dropped and counted.
+//! A packet never waits for another client: each session has a bounded outbox, and what does not fit is dropped and counted.
 
 pub mod cli;
 pub mod control;
@@ -24,9 +25,11 @@ mod error;
 pub mod forward;
 pub mod listen;
 mod metrics;
+pub mod outbox;
 pub mod quiet;
 pub mod registry;
 mod revocation;
+pub mod routes;
 pub mod session;
 pub mod sessions;
 pub mod status;
@@ -36,6 +39,8 @@ pub use error::RouterError;
 
 use crate::config;
 use crate::error::chain;
+use crate::state::Moment;
+use crate::tunnel::enf::offload::Unit;
 use crate::tunnel::{Counters, DropReason};
 use forward::{Rules, Verdict};
 use listen::Trust;
@@ -186,13 +191,19 @@ fn notify(state: NotifyState<'_>) {
 }
 
 impl Hub {
+    /// The time that outboxes go by.
+    fn now(&self) -> Moment {
+        self.started.elapsed()
+    }
+
     /// Sends a packet from a client on its way.
-    pub fn forward(&self, from: &Arc<Session>, bytes: &[u8]) {
+    fn forward(&self, from: &Arc<Session>, unit: Unit<'_>, now: Moment) {
+        let bytes = unit.packet;
         let dropped = match forward::from_client(bytes, &from.client, &self.rules) {
             Verdict::Drop(reason) => Some(reason),
             Verdict::Reply(reply) => {
                 // The client asks whether this way works, not whether another one does.
-                from.deliver(&reply);
+                from.deliver(Unit::plain(&reply), now);
                 None
             }
             Verdict::Claim(proof) => {
@@ -203,26 +214,26 @@ impl Hub {
                 let found = self.sessions.find(to, |target| {
                     let allowed = self.rules.between_clients || target.id == from.id;
                     if allowed {
-                        target.deliver(bytes);
+                        target.deliver(unit, now);
                     }
                     allowed
                 });
                 match found {
                     Some(true) => None,
                     Some(false) => Some(DropReason::NoRoute),
-                    None => self.to_uplink(bytes),
+                    None => self.to_uplink(unit),
                 }
             }
             Verdict::Spread { uplink, sessions } => {
                 if sessions {
                     self.sessions.each(|target| {
                         if target.client.address != from.client.address {
-                            target.deliver(bytes);
+                            target.deliver(unit, now);
                         }
                     });
                 }
                 // The copies are on their way whatever the uplink says.
-                if uplink { self.to_uplink(bytes).filter(|_| !sessions) } else { None }
+                if uplink { self.to_uplink(unit).filter(|_| !sessions) } else { None }
             }
         };
         match dropped {
@@ -232,11 +243,11 @@ impl Hub {
     }
 
     /// Hands a packet to this host; says why not.
-    fn to_uplink(&self, bytes: &[u8]) -> Option<DropReason> {
+    fn to_uplink(&self, unit: Unit<'_>) -> Option<DropReason> {
         let Some(uplink) = &self.uplink else { return Some(DropReason::NoRoute) };
-        match uplink.tun.try_send(bytes) {
+        match uplink.tun.try_send(unit.packet) {
             Ok(()) => {
-                uplink.counters.transmitted(bytes.len());
+                uplink.counters.transmitted(unit.packet.len());
                 None
             }
             Err(error) => {
@@ -248,9 +259,10 @@ impl Hub {
     }
 
     /// Sends a packet from this host on its way.
-    fn forward_from_host(&self, bytes: &[u8], counters: &Counters) {
+    fn forward_from_host(&self, unit: Unit<'_>, now: Moment, counters: &Counters) {
+        let bytes = unit.packet;
         let outcome = forward::from_uplink(bytes, &self.rules)
-            .and_then(|to| self.sessions.find(to, |target| target.deliver(bytes)).ok_or(DropReason::NoRoute));
+            .and_then(|to| self.sessions.find(to, |target| target.deliver(unit, now)).ok_or(DropReason::NoRoute));
         match outcome {
             Ok(()) => counters.received(bytes.len()),
             Err(reason) => counters.dropped_rx(reason),

@@ -13,7 +13,7 @@ use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// How long a superseded session may still deliver what was in flight.
@@ -35,8 +35,6 @@ pub struct Task {
     pub me: Arc<Session>,
     /// The connection.
     pub wire: Box<Wire>,
-    /// Packets for the client.
-    pub queue: mpsc::Receiver<Box<[u8]>>,
     /// Its place among the connections.
     pub permit: OwnedSemaphorePermit,
 }
@@ -123,10 +121,9 @@ impl Task {
             if let Err(error) = self.send() {
                 return End::Wire(error);
             }
-            let (room, pending) = (self.wire.room(), self.wire.pending());
+            let pending = self.wire.pending();
             tokio::select! {
                 () = self.me.wake.notified() => {}
-                Some(packet) = self.queue.recv(), if room => self.push(&packet),
                 ready = self.wire.ready(pending) => {
                     if let Err(error) = self.receive_if_ready(ready) {
                         return End::Wire(error);
@@ -161,7 +158,7 @@ impl Task {
                 Phase::Held => {}
                 Phase::Closing => return Err(End::Told),
                 Phase::Present | Phase::Superseded => {
-                    answer.into_iter().for_each(|reply| self.me.deliver(&reply));
+                    answer.into_iter().for_each(|reply| self.me.deliver(Unit::plain(&reply), self.hub.now()));
                     return Ok(());
                 }
             }
@@ -173,27 +170,30 @@ impl Task {
     async fn superseded(&mut self) -> Option<String> {
         let address = self.me.client.address;
         // Those who wait for the client are better off with its new session.
-        while let Ok(packet) = self.queue.try_recv() {
-            self.hub.sessions.find(address.into(), |successor| successor.deliver(&packet));
+        let (now, mut next) = (self.hub.now(), self.me.take(None, self.hub.now()));
+        while let Some(taken) = next {
+            self.hub.sessions.find(address.into(), |successor| successor.deliver(taken.unit(), now));
+            next = self.me.take(Some(taken), now);
         }
         let since = Instant::now();
         let mut still_sending = false;
         loop {
             let end = since + if self.me.has_moved() { MOVED } else { IN_FLIGHT };
-            let (room, pending) = (self.wire.room(), self.wire.pending());
-            let received = tokio::select! {
-                () = sleep_until(end) => break,
-                () = self.me.wake.notified() => match self.me.phase() {
-                    Phase::Closing => break,
-                    Phase::Present => return None,
-                    Phase::Held | Phase::Superseded => Ok(0),
+            match self.me.phase() {
+                Phase::Closing => break,
+                Phase::Present => return None,
+                Phase::Held | Phase::Superseded => {}
+            }
+            // Answers to signs of life that the client wants of this very session.
+            let sent = self.send();
+            let pending = self.wire.pending();
+            let received = match sent {
+                Err(error) => Err(error),
+                Ok(()) => tokio::select! {
+                    () = sleep_until(end) => break,
+                    () = self.me.wake.notified() => Ok(0),
+                    ready = self.wire.ready(pending) => self.receive_if_ready(ready),
                 },
-                // The answer to a sign of life that the client wants of this very session.
-                Some(packet) = self.queue.recv(), if room => {
-                    self.push(&packet);
-                    self.wire.flush().map(|()| 0)
-                }
-                ready = self.wire.ready(pending) => self.wire.flush().and_then(|()| self.receive_if_ready(ready)),
             };
             match received {
                 Ok(packets) => still_sending |= packets > 0 && since.elapsed() > STILL_SENDING,
@@ -263,21 +263,27 @@ impl Task {
         gone.await.unwrap_or(false)
     }
 
+    /// Hands the wire what it has room for.
     fn send(&mut self) -> Result<(), WireError> {
-        while self.wire.room() {
-            match self.queue.try_recv() {
-                Ok(packet) => self.push(&packet),
-                Err(_) => break,
+        let mut before = None;
+        loop {
+            let now = self.hub.now();
+            while self.wire.room() {
+                before = self.me.take(before, now);
+                let Some(taken) = &before else { return self.wire.flush() };
+                let unit = taken.unit();
+                if self.wire.push_unit(unit) {
+                    self.me.counters.transmitted(unit.packet.len());
+                } else {
+                    self.me.counters.dropped_tx(DropReason::TooBig);
+                }
             }
-        }
-        self.wire.flush()
-    }
-
-    fn push(&mut self, packet: &[u8]) {
-        if self.wire.push(packet) {
-            self.me.counters.transmitted(packet.len());
-        } else {
-            self.me.counters.dropped_tx(DropReason::TooBig);
+            let flushed = self.wire.flush();
+            // As long as the socket keeps up there is no need to wait for it.
+            if flushed.is_err() || !self.wire.room() {
+                self.me.give_back(before);
+                return flushed;
+            }
         }
     }
 
@@ -285,7 +291,7 @@ impl Task {
         if !ready.map_err(WireError::Reset)?.read {
             return Ok(0);
         }
-        let (hub, me) = (&self.hub, &self.me);
-        Ok(self.wire.receive(|unit| hub.forward(me, unit.packet))?.packets)
+        let (hub, me, now) = (&self.hub, &self.me, self.hub.now());
+        Ok(self.wire.receive(|unit| hub.forward(me, unit, now))?.packets)
     }
 }

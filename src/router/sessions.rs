@@ -11,20 +11,21 @@
 
 use super::duplicates::Duplicates;
 use super::forward::Client;
+use super::outbox::{Outbox, Owned, Taken};
+use super::routes::Routes;
 use super::status::{SessionStatus, Sum, seconds};
+use crate::state::Moment;
+use crate::tunnel::enf::offload::Unit;
 use crate::tunnel::{Counters, DropReason, Proof};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{
     AtomicBool, AtomicU8,
     Ordering::{AcqRel, Acquire, Release},
 };
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
-use tokio::sync::{Notify, mpsc};
-
-/// Packets that wait for one session at most.
-pub const QUEUE: usize = 256;
+use tokio::sync::Notify;
 
 /// Where a session is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,9 +68,10 @@ pub struct Session {
     pub tls: &'static str,
     /// Received from the client, transmitted to it.
     pub counters: Counters,
-    /// Its task shall look at its phase.
+    /// Its task shall look at its phase, and at its outbox.
     pub wake: Notify,
-    queue: mpsc::Sender<Box<[u8]>>,
+    /// What waits for the client.
+    outbox: Outbox,
     phase: AtomicU8,
     /// What stands for this session in a claim.
     proof: Option<Proof>,
@@ -94,16 +96,10 @@ pub enum Arrival {
 #[derive(Debug)]
 pub struct Sessions {
     max: usize,
-    /// What every packet needs.
-    routes: RwLock<Routes>,
-    /// What only arrivals and departures need. Locked before `routes`.
+    /// What every packet needs. Changed only under the lock of the book.
+    routes: Routes,
+    /// What only arrivals and departures need.
     book: Mutex<Book>,
-}
-
-#[derive(Debug, Default)]
-struct Routes {
-    v6: HashMap<Ipv6Addr, Arc<Session>>,
-    v4: HashMap<Ipv4Addr, Arc<Session>>,
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +108,8 @@ struct Book {
     /// The same by address, in the order of arrival.
     by_address: HashMap<Ipv6Addr, Vec<Arc<Session>>>,
     held: HashMap<Ipv6Addr, Arc<Session>>,
+    /// Addresses that a session has.
+    present: usize,
     duplicates: Duplicates,
     ended: Sum,
     last_id: u64,
@@ -129,11 +127,29 @@ impl Session {
         }
     }
 
-    /// Puts a packet into its queue. When that is full, the packet is dropped and counted: nobody waits for a slow client.
-    pub fn deliver(&self, packet: &[u8]) {
-        if self.queue.try_send(Box::from(packet)).is_err() {
-            self.counters.dropped_tx(DropReason::QueueFull);
+    /// Puts a packet into its outbox. When that is full, packets are dropped and counted: nobody waits for a slow client.
+    pub fn deliver(&self, unit: Unit<'_>, now: Moment) {
+        let put = self.outbox.put(unit, now);
+        self.count_drops(put.dropped);
+        if put.first {
+            self.wake.notify_one();
         }
+    }
+
+    /// Takes the next packet out of its outbox, and gives back the one before.
+    pub fn take(&self, before: Option<Owned>, now: Moment) -> Option<Owned> {
+        let Taken { unit, dropped } = self.outbox.take(before, now);
+        self.count_drops(dropped);
+        unit
+    }
+
+    /// Gives back what was taken last.
+    pub fn give_back(&self, before: Option<Owned>) {
+        before.into_iter().for_each(|before| self.outbox.give_back(before));
+    }
+
+    fn count_drops(&self, packets: usize) {
+        (0..packets).for_each(|_| self.counters.dropped_tx(DropReason::QueueFull));
     }
 
     /// The client has another session, and goes over to it or has come back from it. It closes this one by itself.
@@ -169,7 +185,7 @@ impl Session {
             tx_bytes: totals.tx_bytes,
             tx_packets: totals.tx_packets,
             drops: Sum::drops_of(&self.counters),
-            queue: self.queue.max_capacity() - self.queue.capacity(),
+            queue: self.outbox.packets(),
         }
     }
 }
@@ -177,18 +193,11 @@ impl Session {
 impl Sessions {
     /// An empty table for at most `max` addresses.
     pub fn new(max: usize) -> Self {
-        Self { max, routes: RwLock::default(), book: Mutex::default() }
+        Self { max, routes: Routes::default(), book: Mutex::default() }
     }
 
-    /// A session that does not take part yet, and the queue that its task empties.
-    pub fn create(
-        &self,
-        client: Client,
-        peer: SocketAddr,
-        tls: &'static str,
-        proof: Option<Proof>,
-    ) -> (Arc<Session>, mpsc::Receiver<Box<[u8]>>) {
-        let (queue, packets) = mpsc::channel(QUEUE);
+    /// A session that does not take part yet.
+    pub fn create(&self, client: Client, peer: SocketAddr, tls: &'static str, proof: Option<Proof>) -> Arc<Session> {
         let mut book = self.book();
         book.last_id += 1;
         let session = Session {
@@ -199,12 +208,12 @@ impl Sessions {
             tls,
             counters: Counters::default(),
             wake: Notify::new(),
-            queue,
+            outbox: Outbox::default(),
             phase: AtomicU8::new(Phase::Held as u8),
             proof,
             moved: AtomicBool::new(false),
         };
-        (Arc::new(session), packets)
+        Arc::new(session)
     }
 
     /// A session takes part from now on: the newest one with an address has it, unless it must wait.
@@ -214,11 +223,8 @@ impl Sessions {
         if book.shutting_down {
             return Arrival::ShuttingDown;
         }
-        let (taken, count) = {
-            let routes = self.routes();
-            (routes.v6.contains_key(&address), routes.v6.len())
-        };
-        if !taken && count >= self.max {
+        let taken = self.routes.find(address.into(), |_| ()).is_some();
+        if !taken && book.present >= self.max {
             return Arrival::TooMany;
         }
         book.all.insert(session.id, Arc::clone(session));
@@ -256,8 +262,9 @@ impl Sessions {
         };
         other.moved.store(true, Release);
         other.wake.notify_one();
-        let present = self.routes().v6.get(&address).is_some_and(|present| present.id == other.id);
-        if present && (by.advance(Phase::Superseded, Phase::Present) || by.advance(Phase::Held, Phase::Present)) {
+        if self.routes.has(&other)
+            && (by.advance(Phase::Superseded, Phase::Present) || by.advance(Phase::Held, Phase::Present))
+        {
             if book.held.get(&address).is_some_and(|held| held.id == by.id) {
                 book.held.remove(&address);
             }
@@ -314,15 +321,10 @@ impl Sessions {
     /// that it was taken from.
     fn release(&self, book: &mut Book, session: &Arc<Session>) {
         let address = session.client.address;
-        let freed = {
-            let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-            routes.forget_v4(session);
-            let mine = routes.v6.get(&address).is_some_and(|present| present.id == session.id);
-            mine && routes.v6.remove(&address).is_some()
-        };
-        if !freed {
+        if !self.routes.remove(session) {
             return;
         }
+        book.present -= 1;
         if let Some(next) = book.held.remove(&address) {
             self.install(book, &next);
             book.duplicates.took_over(address);
@@ -335,21 +337,10 @@ impl Sessions {
         }
     }
 
-    fn install(&self, _: &mut Book, session: &Arc<Session>) {
-        let client = session.client;
-        let old = {
-            let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-            let old = routes.v6.insert(client.address, Arc::clone(session));
-            if let Some(old) = &old {
-                routes.forget_v4(old);
-            }
-            if let Some(address) = client.ipv4 {
-                routes.v4.insert(address, Arc::clone(session));
-            }
-            old
-        };
-        if let Some(old) = old {
-            old.order(Phase::Superseded);
+    fn install(&self, book: &mut Book, session: &Arc<Session>) {
+        match self.routes.install(session) {
+            Some(old) => old.order(Phase::Superseded),
+            None => book.present += 1,
         }
         session.moved.store(false, Release);
         session.order(Phase::Present);
@@ -362,19 +353,12 @@ impl Sessions {
 
     /// Calls `with` for the session that has the address; `None` when nobody has.
     pub fn find<T>(&self, address: IpAddr, with: impl FnOnce(&Session) -> T) -> Option<T> {
-        let routes = self.routes();
-        let session = match address {
-            IpAddr::V6(address) => routes.v6.get(&address),
-            IpAddr::V4(address) => routes.v4.get(&address),
-        };
-        session.map(|session| with(session))
+        self.routes.find(address, with)
     }
 
     /// Calls `with` for every session that has an address.
-    pub fn each(&self, mut with: impl FnMut(&Session)) {
-        for session in self.routes().v6.values() {
-            with(session);
-        }
+    pub fn each(&self, with: impl FnMut(&Session)) {
+        self.routes.each(with);
     }
 
     /// Tells every session to end, and lets no new one in.
@@ -402,32 +386,20 @@ impl Sessions {
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn routes(&self) -> RwLockReadGuard<'_, Routes> {
-        self.routes.read().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Routes {
-    fn forget_v4(&mut self, session: &Session) {
-        if let Some(address) = session.client.ipv4
-            && self.v4.get(&address).is_some_and(|present| present.id == session.id)
-        {
-            self.v4.remove(&address);
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::outbox::LIMIT;
     use super::*;
+    use std::net::Ipv4Addr;
     use std::time::Duration;
 
     const ADDRESS: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
     const OTHER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 
     fn session(sessions: &Sessions, address: Ipv6Addr, ipv4: Option<Ipv4Addr>) -> Arc<Session> {
-        let (session, _) =
+        let session =
             sessions.create(Client { address, ipv4, enrolled: false }, "[::1]:1".parse().unwrap(), "TLSv1.3", None);
         let proof = Some([u8::try_from(session.id).unwrap(); 16]);
         Arc::new(Session { proof, ..Arc::into_inner(session).unwrap() })
@@ -583,19 +555,17 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_drops_and_counts() {
+    fn a_full_outbox_drops_and_counts() {
         let sessions = Sessions::new(1);
-        let (session, mut queue) = sessions.create(
-            Client { address: ADDRESS, ipv4: None, enrolled: false },
-            "[::1]:1".parse().unwrap(),
-            "TLSv1.3",
-            None,
-        );
-        for _ in 0..QUEUE + 3 {
-            session.deliver(&[6; 40]);
+        let session = session(&sessions, ADDRESS, None);
+        let (packet, sent) = ([6; 1000], 2 * LIMIT as u64 / 1000);
+        for _ in 0..sent {
+            session.deliver(Unit::plain(&packet), Moment::ZERO);
         }
-        assert_eq!(session.counters.drop_reasons(), [(DropReason::QueueFull, 3)]);
-        assert_eq!(session.status().queue, QUEUE);
-        assert!(queue.try_recv().is_ok());
+        let waiting = session.status().queue as u64;
+        assert!(waiting > 0 && waiting < sent);
+        assert_eq!(session.counters.drop_reasons(), [(DropReason::QueueFull, sent - waiting)]);
+        assert!(session.take(None, Moment::ZERO).is_some());
+        assert_eq!(session.status().queue as u64, waiting - 1);
     }
 }

@@ -6,6 +6,7 @@ use crate::config;
 use crate::sys::tun::Tun;
 use crate::tunnel::Counters;
 use crate::tunnel::enf::frame;
+use crate::tunnel::enf::offload::Unit;
 use nix::errno::Errno;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
@@ -85,9 +86,13 @@ pub async fn pump(hub: Arc<Hub>) {
 
 async fn read(hub: &Hub, uplink: &Uplink, packet: &mut [u8]) -> io::Result<()> {
     uplink.tun.readable().await?;
+    let now = hub.now();
     for _ in 0..BATCH {
         match uplink.tun.try_recv(packet) {
-            Ok(length) => hub.forward_from_host(packet.get(..length).unwrap_or_default(), &uplink.counters),
+            Ok(length) => {
+                let unit = Unit::plain(packet.get(..length).unwrap_or_default());
+                hub.forward_from_host(unit, now, &uplink.counters);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => return Err(error),
         }
