@@ -34,6 +34,8 @@ words! {
         NoRoute => "no-route",
         /// The host behind a router card sent it while no session was up.
         NotConnected => "not-connected",
+        /// What the peer says is still to be done to a packet does not agree with the packet.
+        OffloadInvalid => "offload-invalid",
     }
 }
 

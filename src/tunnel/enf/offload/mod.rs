@@ -3,17 +3,21 @@
 //!
 //! | file | owns |
 //! |---|---|
+//! | `check` | whether a header agrees with its packet |
 //! | `split` | from a super-packet to the packets that it stands for, with their checksums |
 //! | `checksum` | RFC 1071 |
 
+mod check;
 pub mod checksum;
 #[cfg(test)]
 mod samples;
 mod split;
 
+pub use check::{Limits, TCP_SEGMENT, UDP_SEGMENTS, check};
 pub use split::{Splitter, split};
 
 use crate::sys::vnet::Vnet;
+use split::Shape;
 
 /// A packet, or a super-packet with what is still to be done to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
