@@ -11,6 +11,7 @@ pub mod packet;
 #[cfg(feature = "enrol")]
 mod provision;
 mod pump;
+pub mod queue;
 pub mod session;
 pub mod succession;
 pub mod wire;
