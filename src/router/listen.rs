@@ -133,8 +133,9 @@ fn let_in(hub: &Arc<Hub>, io: TcpStream, peer: SocketAddr) {
     let Ok(permit) = Arc::clone(&hub.places).try_acquire_owned() else {
         return hub.refused(peer, "too many connections are open");
     };
+    let threads = hub.handshakes.clone();
     let hub = Arc::clone(hub);
-    tokio::spawn(async move {
+    threads.spawn(async move {
         // The handshake needs far more memory than the session after it: it is a task of its own, and gone when it is over.
         let mut stopping = hub.stopping.subscribe();
         let outcome = tokio::select! {
@@ -148,7 +149,8 @@ fn let_in(hub: &Arc<Hub>, io: TcpStream, peer: SocketAddr) {
                     _ => "TLSv1.3",
                 };
                 let me = hub.sessions.create(client, peer, version, succession::proof(wire.tls()));
-                tokio::spawn(session::run(session::Task { hub, me, wire, permit }));
+                let packets = hub.packets.clone();
+                packets.spawn(session::run(session::Task { hub, me, wire, permit }));
                 return;
             }
             Ok(Err(error)) => chain(&error),

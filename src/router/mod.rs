@@ -7,7 +7,7 @@
 //! | [`sessions`], [`routes`] | who has which address, and how a packet finds that out |
 //! | [`outbox`] | what waits for one session |
 //! | [`session`] | one session's task |
-//! | [`listen`] | sockets, handshakes, whom to let in |
+//! | [`listen`], [`handshakes`] | sockets, handshakes and where they are computed, whom to let in |
 //! | [`registry`], [`revocation`] | who is enrolled and who is revoked, on disk; the end of a revoked client's session |
 //! | `enrol` | the interface that enrols clients |
 //! | [`uplink`] | the TUN device |
@@ -23,6 +23,7 @@ pub mod duplicates;
 pub mod enrol;
 mod error;
 pub mod forward;
+mod handshakes;
 pub mod listen;
 mod metrics;
 pub mod outbox;
@@ -40,6 +41,7 @@ pub use error::RouterError;
 use crate::config;
 use crate::error::chain;
 use crate::state::Moment;
+use crate::tunnel::enf::frame2::{GoingAway, Why};
 use crate::tunnel::enf::offload::Unit;
 use crate::tunnel::{Counters, DropReason};
 use forward::{Rules, Verdict};
@@ -54,12 +56,18 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use uplink::Uplink;
 
 /// Connections beyond `max_sessions` that may shake hands or say goodbye at the same time.
 const COMING_AND_GOING: usize = 1024;
+
+/// When a router ends, clients are asked to come back one after another, with so many milliseconds for each of them, and all of
+/// them within a minute.
+const EACH: u64 = 2;
+const ALL_ARE_BACK: u64 = 60_000;
 
 /// What the outside asks of a running router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +90,9 @@ pub struct Hub {
     /// One per connection, from its first byte to its last.
     places: Arc<Semaphore>,
     all_places: u32,
+    /// Where sessions run, and where handshakes are computed.
+    packets: Handle,
+    handshakes: Handle,
     stopping: watch::Sender<bool>,
     started: Instant,
     listeners: Vec<SocketAddr>,
@@ -115,6 +126,7 @@ pub async fn serve(
         }
         None => (None, None),
     };
+    let handshakes = handshakes::Threads::start()?;
     let control = control::Socket::bind(&config.control_socket)?;
     let all_places = u32::try_from((config.max_sessions + COMING_AND_GOING).min(Semaphore::MAX_PERMITS));
     let all_places = all_places.unwrap_or(u32::MAX);
@@ -132,6 +144,8 @@ pub async fn serve(
         trust: RwLock::new(trust),
         places: Arc::new(Semaphore::new(all_places as usize)),
         all_places,
+        packets: Handle::current(),
+        handshakes: handshakes.handle(),
         stopping: watch::Sender::new(false),
         started: Instant::now(),
         listeners: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
@@ -175,12 +189,18 @@ pub async fn serve(
     notify(NotifyState::Stopping);
     doors.shutdown().await;
     hub.stopping.send_replace(true);
-    hub.sessions.shut_down();
+    hub.sessions.shut_down(|sessions| GoingAway { why: Why::ShuttingDown, after: comes_back_after(sessions) });
     let everybody = hub.places.acquire_many(hub.all_places);
     if tokio::time::timeout(session::GOODBYE + Duration::from_millis(500), everybody).await.is_err() {
         log::warn!("some clients did not answer the goodbye");
     }
     Ok(())
+}
+
+/// Milliseconds after which one of so many clients shall come back: at random, so that they do not come all at once.
+fn comes_back_after(sessions: usize) -> u32 {
+    let all = (sessions as u64).saturating_mul(EACH).min(ALL_ARE_BACK);
+    u32::try_from(fastrand::u64(..=all)).unwrap_or_default()
 }
 
 /// Tells the service manager, if there is one.
@@ -237,8 +257,8 @@ impl Hub {
             }
         };
         match dropped {
-            None => from.counters.received(bytes.len()),
-            Some(reason) => from.counters.dropped_rx(reason),
+            None => from.counters.received_units(unit.packets(), unit.wire_bytes()),
+            Some(reason) => from.counters.dropped_rx_units(reason, unit.packets()),
         }
     }
 
@@ -247,12 +267,12 @@ impl Hub {
         let Some(uplink) = &self.uplink else { return Some(DropReason::NoRoute) };
         match uplink.tun.try_send(unit.packet) {
             Ok(()) => {
-                uplink.counters.transmitted(unit.packet.len());
+                uplink.counters.transmitted_units(unit.packets(), unit.wire_bytes());
                 None
             }
             Err(error) => {
                 let reason = drop_reason(&error);
-                uplink.counters.dropped_tx(reason);
+                uplink.counters.dropped_tx_units(reason, unit.packets());
                 Some(reason)
             }
         }
@@ -264,8 +284,8 @@ impl Hub {
         let outcome = forward::from_uplink(bytes, &self.rules)
             .and_then(|to| self.sessions.find(to, |target| target.deliver(unit, now)).ok_or(DropReason::NoRoute));
         match outcome {
-            Ok(()) => counters.received(bytes.len()),
-            Err(reason) => counters.dropped_rx(reason),
+            Ok(()) => counters.received_units(unit.packets(), unit.wire_bytes()),
+            Err(reason) => counters.dropped_rx_units(reason, unit.packets()),
         }
     }
 

@@ -51,7 +51,7 @@ impl Outbox {
         let mut inner = self.inner();
         let first = inner.queue.is_empty();
         let dropped = inner.queue.push(unit, now);
-        inner.packets = (inner.packets + 1).saturating_sub(dropped);
+        inner.packets = (inner.packets + unit.packets()).saturating_sub(dropped);
         Put { first: first && !inner.queue.is_empty(), dropped }
     }
 
@@ -62,7 +62,7 @@ impl Outbox {
             inner.queue.recycle(before);
         }
         let (unit, dropped) = inner.queue.pop(now);
-        let gone = dropped + usize::from(unit.is_some());
+        let gone = dropped + unit.as_ref().map_or(0, |taken| taken.unit().packets());
         inner.packets = inner.packets.saturating_sub(gone);
         Taken { unit, dropped }
     }
@@ -120,7 +120,7 @@ mod fifo {
 
         pub fn push(&mut self, unit: Unit<'_>, _: Moment) -> usize {
             if self.bytes + unit.packet.len() > self.limit {
-                return 1;
+                return unit.packets();
             }
             let mut packet = self.spare.pop().unwrap_or_default();
             packet.extend_from_slice(unit.packet);

@@ -4,7 +4,9 @@
 use super::Hub;
 use super::sessions::{Arrival, Phase, Session};
 use crate::error::chain;
+use crate::sys::tun::Offloads;
 use crate::tunnel::DropReason;
+use crate::tunnel::enf::frame;
 use crate::tunnel::enf::offload::Unit;
 use crate::tunnel::enf::packet;
 use crate::tunnel::enf::succession;
@@ -26,6 +28,11 @@ const STILL_SENDING: Duration = Duration::from_secs(1);
 const PROMPTLY: Duration = Duration::from_secs(1);
 /// How long the far end may take to answer a goodbye.
 pub const GOODBYE: Duration = Duration::from_secs(5);
+
+/// What clients may send: what the far end of a packet does not take is split for it.
+const TAKES: Offloads = Offloads { tcp: true, udp: true };
+/// The longest packet that they may send: one that every wire carries.
+const MTU: u16 = frame::MAX_PACKET as u16;
 
 /// Everything that one session owns.
 pub struct Task {
@@ -57,6 +64,7 @@ impl Drop for Membership {
 
 /// Runs a session to its end.
 pub async fn run(mut task: Task) {
+    task.wire.greet(TAKES, MTU);
     let membership = Membership(Arc::clone(&task.hub), Arc::clone(&task.me));
     let arrival = task.hub.sessions.arrive(&task.me, std::time::Instant::now());
     let (address, peer) = (task.me.client.address, task.me.peer);
@@ -135,7 +143,7 @@ impl Task {
 
     /// Waits for the address. The router's own answer is given late rather than never; all else goes nowhere.
     async fn held(&mut self, until: Instant) -> Result<(), End> {
-        let mut answer = None;
+        let (mut answer, mut ping) = (None, None);
         loop {
             tokio::select! {
                 () = sleep_until(until) => self.hub.sessions.take_over(&self.me),
@@ -143,21 +151,22 @@ impl Task {
                 ready = self.wire.ready(false) => {
                     ready.map_err(|error| End::Wire(WireError::Reset(error)))?;
                     let (hub, me) = (&self.hub, &self.me);
-                    let received = self.wire.receive(|Unit { packet: bytes, .. }| {
-                        match (succession::claimed(bytes), packet::echo_reply(bytes, packet::ROUTER)) {
+                    let received = self.wire.receive(|unit| {
+                        match (succession::claimed(unit.packet), packet::echo_reply(unit.packet, packet::ROUTER)) {
                             // It need not wait for itself.
                             (Some(proof), _) => hub.sessions.claim(me, proof),
                             (None, Some(reply)) => answer = Some(reply),
-                            (None, None) => me.counters.dropped_rx(DropReason::NoRoute),
+                            (None, None) => me.counters.dropped_rx_units(DropReason::NoRoute, unit.packets()),
                         }
                     });
-                    received.map_err(End::Wire)?;
+                    ping = received.map_err(End::Wire)?.ping.or(ping);
                 }
             }
             match self.me.phase() {
                 Phase::Held => {}
                 Phase::Closing => return Err(End::Told),
                 Phase::Present | Phase::Superseded => {
+                    ping.into_iter().for_each(|stamp| self.wire.pong(stamp));
                     answer.into_iter().for_each(|reply| self.me.deliver(Unit::plain(&reply), self.hub.now()));
                     return Ok(());
                 }
@@ -240,6 +249,7 @@ impl Task {
 
     /// Says goodbye and waits for the far end to go, at most this long. Whether it went.
     async fn goodbye(&mut self, within: Duration) -> bool {
+        self.wire.go_away(self.me.away());
         self.wire.close();
         let mut said = false;
         let gone = timeout(within, async {
@@ -273,9 +283,9 @@ impl Task {
                 let Some(taken) = &before else { return self.wire.flush() };
                 let unit = taken.unit();
                 if self.wire.push_unit(unit) {
-                    self.me.counters.transmitted(unit.packet.len());
+                    self.me.counters.transmitted_units(unit.packets(), unit.wire_bytes());
                 } else {
-                    self.me.counters.dropped_tx(DropReason::TooBig);
+                    self.me.counters.dropped_tx_units(DropReason::TooBig, unit.packets());
                 }
             }
             let flushed = self.wire.flush();
@@ -292,6 +302,13 @@ impl Task {
             return Ok(0);
         }
         let (hub, me, now) = (&self.hub, &self.me, self.hub.now());
-        Ok(self.wire.receive(|unit| hub.forward(me, unit, now))?.packets)
+        let received = self.wire.receive(|unit| hub.forward(me, unit, now))?;
+        if let Some(stamp) = received.ping {
+            self.wire.pong(stamp);
+        }
+        if received.refused > 0 {
+            me.counters.dropped_rx_units(DropReason::Malformed, received.refused);
+        }
+        Ok(received.packets + usize::from(received.ping.is_some()))
     }
 }

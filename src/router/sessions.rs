@@ -15,6 +15,7 @@ use super::outbox::{Outbox, Owned, Taken};
 use super::routes::Routes;
 use super::status::{SessionStatus, Sum, seconds};
 use crate::state::Moment;
+use crate::tunnel::enf::frame2::{GoingAway, Why};
 use crate::tunnel::enf::offload::Unit;
 use crate::tunnel::{Counters, DropReason, Proof};
 use std::collections::HashMap;
@@ -23,7 +24,7 @@ use std::sync::atomic::{
     AtomicBool, AtomicU8,
     Ordering::{AcqRel, Acquire, Release},
 };
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 use tokio::sync::Notify;
 
@@ -73,6 +74,8 @@ pub struct Session {
     /// What waits for the client.
     outbox: Outbox,
     phase: AtomicU8,
+    /// What the client shall hear when this session is ended.
+    away: OnceLock<GoingAway>,
     /// What stands for this session in a claim.
     proof: Option<Proof>,
     /// Another session of the same client has claimed it.
@@ -149,7 +152,9 @@ impl Session {
     }
 
     fn count_drops(&self, packets: usize) {
-        (0..packets).for_each(|_| self.counters.dropped_tx(DropReason::QueueFull));
+        if packets > 0 {
+            self.counters.dropped_tx_units(DropReason::QueueFull, packets);
+        }
     }
 
     /// The client has another session, and goes over to it or has come back from it. It closes this one by itself.
@@ -159,7 +164,23 @@ impl Session {
 
     /// A superseded session is closed from now on. `false`: it is not superseded any more.
     pub fn give_up(&self) -> bool {
-        self.advance(Phase::Superseded, Phase::Closing)
+        let given_up = self.advance(Phase::Superseded, Phase::Closing);
+        if given_up {
+            let _ = self.away.set(GoingAway { why: Why::Superseded, after: 0 });
+        }
+        given_up
+    }
+
+    /// What the client shall hear of the end of this session.
+    pub fn away(&self) -> GoingAway {
+        self.away.get().copied().unwrap_or(GoingAway { why: Why::Unspecified, after: 0 })
+    }
+
+    /// Tells it to end.
+    fn send_away(&self, away: GoingAway) {
+        // The first reason holds.
+        let _ = self.away.set(away);
+        self.order(Phase::Closing);
     }
 
     fn advance(&self, from: Phase, to: Phase) -> bool {
@@ -210,6 +231,7 @@ impl Sessions {
             wake: Notify::new(),
             outbox: Outbox::default(),
             phase: AtomicU8::new(Phase::Held as u8),
+            away: OnceLock::new(),
             proof,
             moved: AtomicBool::new(false),
         };
@@ -231,7 +253,7 @@ impl Sessions {
         book.by_address.entry(address).or_default().push(Arc::clone(session));
         if let Some(until) = taken.then(|| book.duplicates.hold(address, now)).flatten() {
             if let Some(older) = book.held.insert(address, Arc::clone(session)) {
-                older.order(Phase::Closing);
+                older.send_away(GoingAway { why: Why::Superseded, after: 0 });
             }
             return Arrival::Held(until);
         }
@@ -301,7 +323,7 @@ impl Sessions {
         let ended: Vec<_> =
             of_address.iter().filter(|session| session.phase() != Phase::Closing && which(session)).cloned().collect();
         for session in &ended {
-            session.order(Phase::Closing);
+            session.send_away(GoingAway { why: Why::Revoked, after: 0 });
             if book.held.get(&address).is_some_and(|held| held.id == session.id) {
                 book.held.remove(&address);
             }
@@ -361,12 +383,12 @@ impl Sessions {
         self.routes.each(with);
     }
 
-    /// Tells every session to end, and lets no new one in.
-    pub fn shut_down(&self) {
+    /// Tells every session to end, and lets no new one in. `away` makes of the number of sessions what one of them hears.
+    pub fn shut_down(&self, away: impl Fn(usize) -> GoingAway) {
         let mut book = self.book();
         book.shutting_down = true;
         for session in book.all.values() {
-            session.order(Phase::Closing);
+            session.send_away(away(book.all.len()));
         }
     }
 
@@ -550,7 +572,7 @@ mod tests {
         assert_eq!(sessions.arrive(&session(&sessions, ADDRESS, None), now), Arrival::Present);
         assert_eq!(sessions.arrive(&session(&sessions, OTHER, None), now), Arrival::TooMany);
         assert_eq!(sessions.arrive(&session(&sessions, ADDRESS, None), now), Arrival::Present);
-        sessions.shut_down();
+        sessions.shut_down(|_| GoingAway { why: Why::ShuttingDown, after: 7 });
         assert_eq!(sessions.arrive(&session(&sessions, ADDRESS, None), now), Arrival::ShuttingDown);
     }
 
