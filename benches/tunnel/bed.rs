@@ -16,6 +16,9 @@ pub type Outcome<T> = Result<T, String>;
 pub const NEAR: &str = "192.0.2.1";
 /// The far host's end of it.
 pub const FAR: &str = "192.0.2.2";
+/// A host between the two, where there is one.
+const MIDDLE: &str = "192.0.2.254";
+const MIDDLE6: &str = "fe80::254";
 /// What is carried is IPv6: these are the addresses inside.
 pub const INNER_NEAR: &str = "fd00:8f80:1::1234";
 /// The far host's address inside; iperf3 and the echo service are there.
@@ -30,20 +33,36 @@ const IPERF: u16 = 5201;
 pub struct Bed {
     pub near: Netns,
     pub far: Netns,
+    middle: Option<Netns>,
     pub directory: tempfile::TempDir,
     over: Arc<AtomicBool>,
 }
 
 impl Bed {
-    /// The cable is `wire` at both ends; its MTU is that of an Ethernet.
-    pub fn new() -> Self {
+    /// The cable is `wire` at both ends; its MTU is that of an Ethernet. With a bottleneck, this queueing discipline is on both
+    /// ends of a host in the middle: at the sender itself, its own TCP would keep the queue short.
+    pub fn new(bottleneck: Option<&str>) -> Self {
         let (near, far) = (Netns::new(), Netns::new());
-        veth(&near, "wire", &far, "wire");
-        for (host, address) in [(&near, NEAR), (&far, FAR)] {
+        let middle = bottleneck.map(|_| Netns::new());
+        match (&middle, bottleneck) {
+            (Some(middle), Some(bottleneck)) => {
+                veth(&near, "wire", middle, "near");
+                veth(middle, "far", &far, "wire");
+                middle.exec("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
+                for (dev, v4, v6) in [("near", NEAR, INNER_NEAR), ("far", FAR, INNER_FAR)] {
+                    middle.exec(&format!(
+                        "ip addr add {MIDDLE}/32 dev {dev}; ip addr add {MIDDLE6}/64 dev {dev} nodad
+                         ip route add {v4} dev {dev}; ip route add {v6} dev {dev}; tc qdisc add dev {dev} root {bottleneck}"
+                    ));
+                }
+            }
+            _ => veth(&near, "wire", &far, "wire"),
+        }
+        for (host, own, peer) in [(&near, NEAR, FAR), (&far, FAR, NEAR)] {
+            let via = if middle.is_some() { format!("via {MIDDLE} onlink") } else { String::new() };
             // The route says it for the tunnels' own connections, whatever this host prefers: a program need not.
             host.exec(&format!(
-                "ip addr add {address}/24 dev wire
-                 ip route replace 192.0.2.0/24 dev wire src {address} congctl {}",
+                "ip addr add {own}/32 dev wire; ip route add {peer} {via} dev wire src {own} congctl {}",
                 crate::CONGESTION_CONTROL
             ));
         }
@@ -59,11 +78,23 @@ impl Bed {
                 }
             }
         });
-        Self { near, far, directory: tempfile::tempdir().unwrap(), over }
+        Self { near, far, middle, directory: tempfile::tempdir().unwrap(), over }
     }
 
     pub fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// The bare cable: no tunnel, what is carried goes by itself.
+    pub fn carries_bare(&self) {
+        for (host, number, own, peer) in [(&self.near, 1, INNER_NEAR, INNER_FAR), (&self.far, 2, INNER_FAR, INNER_NEAR)]
+        {
+            let via = if self.middle.is_some() { format!("via {MIDDLE6}") } else { String::new() };
+            host.exec(&format!(
+                "ip link set wire mtu {MTU}; ip addr add fe80::{number}/64 dev wire nodad; ip addr add {own}/128 dev wire nodad
+                 ip route add {peer} {via} dev wire"
+            ));
+        }
     }
 
     /// Waits until a packet that is sent from now on has come back. Returns when that was.

@@ -5,16 +5,19 @@
 mod common;
 
 mod bed;
+mod facts;
 mod measure;
 mod options;
 mod peers;
+mod picture;
 mod report;
 mod udp;
 
 use bed::Outcome;
-use measure::Figures;
+use measure::{Figures, What};
 use options::Options;
 use peers::{Kind, Peer};
+use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
@@ -29,6 +32,7 @@ fn main() {
         keep(&options, command);
         return;
     }
+    let facts = facts::facts();
     let mut figures = Figures::default();
     let begun = Instant::now();
     for round in 0..options.rounds {
@@ -36,8 +40,21 @@ fn main() {
         one_round(&options, round, &mut figures);
     }
     println!("Measured in {} s.\n", begun.elapsed().as_secs());
-    report::print(&options, &figures);
-    if !figures.failures.is_empty() {
+    report::print(&options, &facts, &figures);
+    let mut written = Ok(());
+    if let Some(json) = &options.json {
+        let document = report::json(&options, &facts, &figures);
+        written =
+            std::fs::write(json, format!("{document:#}\n")).map_err(|error| format!("{}: {error}", json.display()));
+    }
+    if options.docs {
+        written = written.and(report::write_page(&options, &facts, &figures));
+    }
+    if let Err(failure) = &written {
+        eprintln!("{failure}");
+    }
+    // A target that is missed is a figure as any other; what could not be measured is a failure.
+    if !figures.failures.is_empty() || written.is_err() {
         std::process::exit(1);
     }
 }
@@ -52,8 +69,15 @@ fn one_round(options: &Options, round: usize, figures: &mut Figures) {
         }
     }
     for what in &options.what {
-        for peer in &mut peers {
+        let begun = Instant::now();
+        print!("  {:10}", what.key());
+        if *what == What::Reconnect {
+            measure::reconnect(&mut peers, figures);
+        }
+        for peer in peers.iter_mut().filter(|_| *what != What::Reconnect) {
             let kind = peer.kind;
+            print!(" {}", kind.key());
+            let _ = std::io::stdout().flush();
             // A tunnel that broke is set up again for the next measurement.
             let outcome = caught(|| {
                 if peer.bed.carries(Duration::from_secs(5)).is_err() {
@@ -65,14 +89,12 @@ fn one_round(options: &Options, round: usize, figures: &mut Figures) {
                 figures.fails(kind, what.key(), failure);
             }
         }
-    }
-    if options.what.contains(&measure::What::Reconnect) {
-        measure::reconnect(&mut peers, figures);
+        println!("  {:.0} s", begun.elapsed().as_secs_f64());
     }
 }
 
 fn set_up(kind: Kind, figures: &mut Figures) -> Outcome<Peer> {
-    let mut peer = Peer::new(kind)?;
+    let mut peer = Peer::new(kind, None)?;
     let time = peer.connect()?;
     if kind != Kind::Veth {
         figures.add(kind, "connect_ms", time.as_secs_f64() * 1e3);

@@ -47,7 +47,7 @@ impl Options {
                 other => fail(&format!("there is no {other}")),
             }
         }
-        // A figure that is published is a median of several, and of everything.
+        // A figure that is published is a median of several, of everything, and of a release build.
         let whole =
             options.rounds >= 5 && options.only.len() == Kind::ALL.len() && options.what.len() == What::ALL.len();
         options.docs = docs.unwrap_or(whole);

@@ -6,6 +6,7 @@ use crate::common::certs::{Ca, Leaf, write};
 use crate::common::netns::Running;
 use std::os::unix::fs::chown;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 /// What is measured beside each other.
@@ -60,14 +61,24 @@ pub struct Peer {
     far: Option<Running>,
     /// wireguard-go's public keys, near and far.
     keys: Option<[String; 2]>,
+    /// Its devices: their sockets are all in one directory.
+    devices: [String; 2],
 }
 
 impl Peer {
-    /// The hosts and the files; nothing runs yet.
-    pub fn new(kind: Kind) -> Outcome<Self> {
-        let mut peer = Self { kind, bed: Bed::new(), bus: None, near: None, far: None, keys: None };
+    /// The hosts and the files; nothing runs yet. With a bottleneck, that is on the way in both directions.
+    pub fn new(kind: Kind, bottleneck: Option<&str>) -> Outcome<Self> {
+        let mut peer = Self {
+            kind,
+            bed: Bed::new(bottleneck),
+            bus: None,
+            near: None,
+            far: None,
+            keys: None,
+            devices: Default::default(),
+        };
         match kind {
-            Kind::Veth => peer.write_veth(),
+            Kind::Veth => peer.bed.carries_bare(),
             Kind::Openvpn => peer.write_openvpn(),
             Kind::WireguardGo => peer.write_wireguard()?,
             Kind::V1 | Kind::V2 => peer.write_ours()?,
@@ -114,7 +125,7 @@ impl Peer {
             Kind::Veth => {}
             Kind::Openvpn => self.far = Some(start(self.openvpn("far"), &log)?),
             Kind::WireguardGo => {
-                self.far = Some(start(self.wireguard("wgf"), &log)?);
+                self.far = Some(start(self.wireguard(1), &log)?);
                 self.configure_wireguard(1)?;
             }
             Kind::V1 | Kind::V2 => {
@@ -139,7 +150,7 @@ impl Peer {
             Kind::Veth => {}
             Kind::Openvpn => self.near = Some(start(self.openvpn("near"), &log)?),
             Kind::WireguardGo => {
-                self.near = Some(start(self.wireguard("wgn"), &log)?);
+                self.near = Some(start(self.wireguard(0), &log)?);
                 self.configure_wireguard(0)?;
             }
             Kind::V1 | Kind::V2 => {
@@ -149,15 +160,6 @@ impl Peer {
             }
         }
         Ok(begun)
-    }
-}
-
-// The cable alone.
-impl Peer {
-    fn write_veth(&self) {
-        for (host, address) in [(&self.bed.near, INNER_NEAR), (&self.bed.far, INNER_FAR)] {
-            host.exec(&format!("ip link set wire mtu {MTU}; ip addr add {address}/64 dev wire nodad"));
-        }
     }
 }
 
@@ -203,6 +205,9 @@ impl Peer {
 // wireguard-go.
 impl Peer {
     fn write_wireguard(&mut self) -> Outcome<()> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, SeqCst);
+        self.devices = [format!("near{number}"), format!("far{number}")];
         let mut keys = Vec::new();
         for end in ["near", "far"] {
             let key = command(&self.bed.near, Duration::from_secs(5), "wg", &["genkey"])?;
@@ -215,20 +220,18 @@ impl Peer {
         Ok(())
     }
 
-    fn wireguard(&self, device: &str) -> Command {
-        let host = if device == "wgn" { &self.bed.near } else { &self.bed.far };
+    fn wireguard(&self, end: usize) -> Command {
+        let (host, device) = ([&self.bed.near, &self.bed.far][end], &self.devices[end]);
         // Where one that was killed left it.
         let _ = std::fs::remove_file(format!("/var/run/wireguard/{device}.sock"));
         let mut command = host.command("wireguard-go");
-        command.args(["-f", device]).env("LOG_LEVEL", "error");
+        command.args(["-f", device.as_str()]).env("LOG_LEVEL", "error");
         command
     }
 
     fn configure_wireguard(&self, end: usize) -> Outcome<()> {
-        let (host, device, name, address) = match end {
-            0 => (&self.bed.near, "wgn", "near", INNER_NEAR),
-            _ => (&self.bed.far, "wgf", "far", INNER_FAR),
-        };
+        let host = [&self.bed.near, &self.bed.far][end];
+        let (device, name, address) = (&self.devices[end], ["near", "far"][end], [INNER_NEAR, INNER_FAR][end]);
         let socket = std::path::PathBuf::from(format!("/var/run/wireguard/{device}.sock"));
         until("wireguard-go to answer", Duration::from_secs(10), || {
             std::os::unix::net::UnixStream::connect(&socket).is_ok()
