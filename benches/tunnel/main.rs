@@ -138,11 +138,28 @@ fn keep(options: &Options, command: &str) {
         }
         if let Some([near, far]) = peer.processes() {
             println!("  ${name}_NEAR_PID={near} ${name}_FAR_PID={far}");
+            if let (Some(near), Some(far)) = (number_outside(near), number_outside(far)) {
+                println!("  outside they are {near} and {far}: nsenter -n -t {near}, perf record -g -p {near},{far}");
+            }
             shell.env(format!("{name}_NEAR_PID"), near.to_string()).env(format!("{name}_FAR_PID"), far.to_string());
         }
         println!("  logs: {}/{{near,far}}.log", peer.bed.path().display());
     }
     let _ = shell.status();
+}
+
+/// What a process is numbered outside of the namespaces, where `benches/run` left a way to see it.
+fn number_outside(process: u32) -> Option<u32> {
+    let processes = std::path::PathBuf::from(std::env::var_os("OUTER_PROC")?);
+    let own = std::fs::read_link("/proc/self/ns/pid").ok()?;
+    let is_it = |directory: &std::path::Path| {
+        let status = std::fs::read_to_string(directory.join("status")).unwrap_or_default();
+        let numbers = status.lines().find(|line| line.starts_with("NSpid:")).unwrap_or_default();
+        numbers.split_whitespace().next_back() == Some(&process.to_string())
+            && std::fs::read_link(directory.join("ns/pid")).is_ok_and(|namespace| namespace == own)
+    };
+    let entries = std::fs::read_dir(processes).ok()?.flatten().map(|entry| entry.path());
+    entries.filter(|path| is_it(path)).find_map(|path| path.file_name()?.to_str()?.parse().ok())
 }
 
 /// Whether what was built speaks two wires, and can be told to speak the old one.
