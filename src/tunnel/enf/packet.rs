@@ -1,5 +1,6 @@
 //! The few header fields of an IP packet that decisions need. Slices in, `None` for anything that is not what it claims.
 
+use super::offload::checksum::{fold, sum};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// IPv6 next header and IPv4 protocol number of ICMPv6 (RFC 4443).
@@ -72,19 +73,8 @@ pub fn icmpv6_checksum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) 
 /// The same for a message of any upper-layer protocol.
 pub fn checksum(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, message: &[u8]) -> u16 {
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
-    let sum =
-        words(&source.octets()) + words(&destination.octets()) + words(&length) + u64::from(protocol) + words(message);
-    let mut folded = sum;
-    while folded > 0xffff {
-        folded = (folded & 0xffff) + (folded >> 16);
-    }
-    !(folded as u16)
-}
-
-fn words(bytes: &[u8]) -> u64 {
-    let (pairs, rest) = bytes.as_chunks::<2>();
-    let sum: u64 = pairs.iter().map(|pair| u64::from(u16::from_be_bytes(*pair))).sum();
-    sum + rest.first().map_or(0, |last| u64::from(*last) << 8)
+    let addresses = sum(&source.octets()) + sum(&destination.octets());
+    !fold(addresses + sum(&length) + u32::from(protocol) + sum(message))
 }
 
 /// A whole IPv6 packet with an ICMPv6 echo message: hop limit 255, no flow label.

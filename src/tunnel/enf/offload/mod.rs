@@ -5,15 +5,18 @@
 //! |---|---|
 //! | `check` | whether a header agrees with its packet |
 //! | `split` | from a super-packet to the packets that it stands for, with their checksums |
+//! | `gro` | from packets to super-packets |
 //! | `checksum` | RFC 1071 |
 
 mod check;
 pub mod checksum;
+mod gro;
 #[cfg(test)]
 mod samples;
 mod split;
 
 pub use check::{Limits, TCP_SEGMENT, UDP_SEGMENTS, check};
+pub use gro::Gro;
 pub use split::{Splitter, split};
 
 use crate::sys::vnet::Vnet;

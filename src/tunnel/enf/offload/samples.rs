@@ -1,6 +1,6 @@
 //! Packets and units for tests, built field by field from the RFCs, with a checksum as slow as it is plain.
 
-use crate::sys::vnet::Vnet;
+use super::Vnet;
 use proptest::prelude::*;
 
 pub const FIN: u8 = 0x01;
