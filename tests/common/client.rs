@@ -2,6 +2,7 @@
 //! directory of its own, its changes of state as they come.
 
 use super::certs::{Ca, Identity};
+use super::wire;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -54,8 +55,10 @@ impl Tunnel {
 
     pub fn write(&self) -> PathBuf {
         let file = self.path().join("enf0.toml");
+        // What a test says of the wire holds.
+        let wire = if self.remote.contains("\nwire = ") { "" } else { wire::remote_line() };
         let text = format!(
-            "kind = \"enf\"\n[tun]\n{}\n[remote]\n{}\n[route]\n{}\n[identity]\ncert_file = \"client.crt.pem\"\nkey_file = \"client.key.pem\"\n[retry]\n{}\n",
+            "kind = \"enf\"\n[tun]\n{}\n[remote]\n{}{wire}\n[route]\n{}\n[identity]\ncert_file = \"client.crt.pem\"\nkey_file = \"client.key.pem\"\n[retry]\n{}\n",
             self.tun, self.remote, self.route, self.retry
         );
         std::fs::write(&file, text).unwrap();

@@ -1,8 +1,9 @@
 //! A far end that behaves as a test wants: real TLS on a real socket, in the namespace of the thread that starts it.
 
 use super::certs::Identity;
+use enftun::sys::tun::Offloads;
 use enftun::tunnel::enf::packet::{ROUTER, echo_reply};
-use enftun::tunnel::enf::wire::Wire;
+use enftun::tunnel::enf::wire::{ALPN, Wire};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::PrivateKeyDer;
@@ -93,6 +94,10 @@ async fn serve(mut socket: TcpStream, manners: Manners, heartbeats: Arc<AtomicUs
                 let received = wire.receive(|unit| replies.extend(echo_reply(unit.packet, ROUTER)));
                 replies.iter().for_each(|reply| assert!(wire.push(reply)));
                 heartbeats.fetch_add(replies.len(), Ordering::SeqCst);
+                if let Ok(Some(stamp)) = received.as_ref().map(|received| received.ping) {
+                    wire.pong(stamp);
+                    heartbeats.fetch_add(1, Ordering::SeqCst);
+                }
                 if received.is_err() || wire.flush().is_err() || wire.ready(wire.pending()).await.is_err() {
                     return;
                 }
@@ -109,6 +114,10 @@ async fn serve(mut socket: TcpStream, manners: Manners, heartbeats: Arc<AtomicUs
             }
         }
         Manners::Sends(config, bytes) => {
+            // What is said is said in the old wire's words.
+            let mut config = Arc::unwrap_or_clone(config);
+            config.alpn_protocols.clear();
+            let config = Arc::new(config);
             if let Ok(mut stream) = TlsAcceptor::from(config).accept(socket).await {
                 let _ = stream.write_all(&bytes).await;
                 let _ = stream.flush().await;
@@ -136,14 +145,17 @@ async fn serve(mut socket: TcpStream, manners: Manners, heartbeats: Arc<AtomicUs
     }
 }
 
-/// The far end's half of a handshake.
+/// The far end's half of a handshake, and what it says of itself.
 pub async fn shake(socket: TcpStream, config: Arc<ServerConfig>) -> Option<Wire> {
     let (socket, tls) = TlsAcceptor::from(config).accept(socket).await.ok()?.into_inner();
-    Some(Wire::new(socket, tls.into()))
+    let mut wire = Wire::new(socket, tls.into());
+    wire.greet(Offloads { tcp: true, udp: false }, u16::MAX);
+    wire.flush().ok()?;
+    Some(wire)
 }
 
 /// A TLS server with this identity that asks for a client certificate and takes any, as the C client's test router does
-/// not even do. `key`: signs the handshake with this identity's key instead of its own.
+/// not even do. It takes either wire. `key`: signs the handshake with this identity's key instead of its own.
 pub fn server(
     identity: &Identity,
     key: &Identity,
@@ -153,11 +165,12 @@ pub fn server(
     let der = PrivateKeyDer::from_pem_slice(key.key_pem.as_bytes()).unwrap();
     let key = aws_lc_rs::sign::any_supported_type(&der).unwrap();
     let certified = CertifiedKey::new(vec![identity.cert_der.clone()], key);
-    let config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
         .unwrap()
         .with_client_cert_verifier(Arc::new(AnyClient))
         .with_cert_resolver(Arc::new(Always(Arc::new(certified))));
+    config.alpn_protocols = vec![ALPN.to_vec()];
     Arc::new(config)
 }
 

@@ -26,6 +26,7 @@ pub mod seeded;
 pub mod swtpm;
 pub mod unruly;
 pub mod verbs;
+pub mod wire;
 
 use std::time::{Duration, Instant};
 

@@ -191,12 +191,13 @@ impl World {
         let hosts: Vec<String> = settings.hosts.iter().map(|host| format!("\"{host}\"")).collect();
         let text = format!(
             "kind = \"enf\"\n[remote]\nhosts = [{}]\nca_cert_file = \"ca.pem\"\nname = \"{NAME}\"\nheartbeat_period = \"{}\"\n\
-             heartbeat_timeout = \"{}\"\nconnect_timeout = \"{}\"\n[route]\nprefixes = [{}]\nlockdown = \"session\"\n[identity]\n\
+             heartbeat_timeout = \"{}\"\nconnect_timeout = \"{}\"\n{}[route]\nprefixes = [{}]\nlockdown = \"session\"\n[identity]\n\
              cert_file = \"client.crt.pem\"\nkey_file = \"client.key.pem\"\n[retry]\n{}",
             hosts.join(", "),
             settings.heartbeat_period,
             settings.heartbeat_timeout,
             settings.connect_timeout,
+            super::wire::remote_line(),
             settings.prefixes,
             settings.retry
         );

@@ -3,6 +3,7 @@
 use crate::common::bus::{PrivateBus, daemon_user, no_other_uid, own_uid, stdout};
 use crate::common::certs::{Ca, Leaf, write};
 use crate::common::netns::{Netns, Running, in_netns_with_tun, ip, sh, state_of_host, try_ip, veth};
+use crate::common::wire::remote_line;
 use crate::common::{skip, wait_for};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::chown;
@@ -83,8 +84,9 @@ impl World {
     fn write_tunnel(&self, name: &str, retry: &str, route: &str) {
         let text = format!(
             "kind = \"enf\"\n[remote]\nhosts = [\"192.0.2.2\"]\nca_cert_file = \"ca.pem\"\nname = \"router.example.net\"\n\
-             heartbeat_timeout = \"2s\"\n[route]\n{route}\nlockdown = \"session\"\n[identity]\ncert_file = \"client.crt.pem\"\n\
-             key_file = \"client.key.pem\"\n[retry]\nfirst = \"200ms\"\n{retry}\n"
+             heartbeat_timeout = \"2s\"\n{}[route]\n{route}\nlockdown = \"session\"\n[identity]\ncert_file = \"client.crt.pem\"\n\
+             key_file = \"client.key.pem\"\n[retry]\nfirst = \"200ms\"\n{retry}\n",
+            remote_line()
         );
         write(&self.tunnel_file(name), text.as_bytes(), 0o644);
     }

@@ -5,6 +5,7 @@ use crate::common::bus::{PrivateBus, daemon_user, own_uid, stderr, stdout};
 use crate::common::certs::{Ca, Identity, Leaf, write};
 use crate::common::fake_router::{FakeRouter, Manners, server};
 use crate::common::netns::{Netns, Running, in_netns_with_tun, ip, sh, state_of_host, try_ip, veth};
+use crate::common::wire::remote_line;
 use crate::common::{schema, skip, wait_for};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -117,9 +118,10 @@ impl World {
     fn write_tunnel(&self, name: &str, lockdown: &str, route: &str) {
         let text = format!(
             "kind = \"enf\"\n[remote]\nhosts = [\"{}\"]\nca_cert_file = \"ca.pem\"\nname = \"router.example.net\"\n\
-             heartbeat_timeout = \"30s\"\n[route]\n{route}\nlockdown = \"{lockdown}\"\n[identity]\n\
+             heartbeat_timeout = \"30s\"\n{}[route]\n{route}\nlockdown = \"{lockdown}\"\n[identity]\n\
              cert_file = \"client.crt.pem\"\nkey_file = \"client.key.pem\"\n[retry]\nfirst = \"100ms\"\nmax = \"1s\"\n",
-            self.address
+            self.address,
+            remote_line()
         );
         write(&self.tunnel_file(name), text.as_bytes(), 0o644);
     }

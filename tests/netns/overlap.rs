@@ -9,7 +9,6 @@ use crate::common::netns::sh;
 use enftun::router::status::Status;
 use enftun::state::Reason;
 use enftun::tunnel::SessionEvent;
-use enftun::tunnel::enf::packet::{ROUTER, echo_reply};
 use enftun::tunnel::enf::succession::{self, claimed};
 use enftun::tunnel::enf::wire::WireError;
 use station::*;
@@ -127,13 +126,13 @@ fn a_successor_says_first_which_session_it_follows_and_a_session_that_follows_no
     story("a_successor_says_first", async || {
         let mut pair = Pair::new(&QUIET).await;
         let (first, mut old) = pair.standby().await;
-        assert_eq!(claimed(&old.until(|_| true).await.unwrap()), None, "nobody was there before");
+        assert_eq!(old.next().await.claim(), None, "nobody was there before");
         pair.hears_from(&mut old, 1).await;
         assert_eq!(pair.station.ready().await, 1);
         let (second, mut new) = pair.standby().await;
         let proof = succession::proof(old.0.tls());
         assert!(proof.is_some());
-        assert_eq!(claimed(&new.until(|_| true).await.unwrap()), proof);
+        assert_eq!(new.next().await.claim(), proof);
         // It comes to nothing, and the one that stays says so, once.
         let vain = succession::proof(new.0.tls());
         second.stop().await;
@@ -142,7 +141,7 @@ fn a_successor_says_first_which_session_it_follows_and_a_session_that_follows_no
         assert_eq!(claimed(&old.until(|_| true).await.unwrap()), None);
         first.stop().await;
         let (_third, mut later) = pair.standby().await;
-        assert_eq!(claimed(&later.until(|_| true).await.unwrap()), None, "the one before is over");
+        assert_eq!(later.next().await.claim(), None, "the one before is over");
     });
 }
 
@@ -214,7 +213,7 @@ fn a_wedged_peer_is_found_by_traffic_within_the_timeout_and_its_heartbeat_is_not
         }
         pair.say(1).await;
         let asked = peer.heartbeat().await;
-        peer.send(&echo_reply(&asked, ROUTER).unwrap()).await;
+        peer.answer_to(asked).await;
         pair.hears_from(&mut peer, 2).await;
     });
 }
@@ -233,7 +232,7 @@ fn a_probe_asks_at_once_and_silence_is_told_once() {
         let event = pair.station.next().await;
         assert!(matches!(event, (1, SessionEvent::Suspect)), "and not before: {event:?}");
         // It was only late. The session goes on, and the same beat is not told of again.
-        peer.send(&echo_reply(&asked, ROUTER).unwrap()).await;
+        peer.answer_to(asked).await;
         pair.hears_from(&mut peer, 1).await;
         peer.0.close();
         drop(peer);

@@ -7,6 +7,7 @@ use crate::common::certs::{Ca, Identity, Leaf, write};
 use crate::common::client::{Foreground, Tunnel};
 use crate::common::fake_router::{FakeRouter, Manners, client_address, server};
 use crate::common::netns::{Netns, Running, in_netns_with_tun, ip, sh, state_of_host, veth};
+use crate::common::wire::remote_line;
 use crate::common::{skip, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -304,8 +305,9 @@ fn the_password_of_a_proxy_is_shown_nowhere() {
         {
             let text = format!(
                 "kind = \"enf\"\n[remote]\nhosts = [\"localhost:4433\"]\nca_cert_file = \"ca.pem\"\nproxy = \"{proxy}\"\n\
-                 [route]\nprefixes = [\"fd00:8f8{number}::/32\"]\ntable = 210{number}\nfwmark = 36{number}\n\
-                 [identity]\ncert_file = \"client.crt.pem\"\nkey_file = \"client.key.pem\"\n"
+                 {}[route]\nprefixes = [\"fd00:8f8{number}::/32\"]\ntable = 210{number}\nfwmark = 36{number}\n\
+                 [identity]\ncert_file = \"client.crt.pem\"\nkey_file = \"client.key.pem\"\n",
+                remote_line()
             );
             write(&path.join(format!("etc/tunnels/enf{number}.toml")), text.as_bytes(), 0o644);
         }

@@ -6,6 +6,7 @@ use crate::common::bus::{PrivateBus, daemon_user, has, no_other_uid, own_uid, st
 use crate::common::certs::{Ca, Leaf, write};
 use crate::common::netns::{Netns, Running, in_netns_with_tun, ip, sh, veth};
 use crate::common::polkit::Polkit;
+use crate::common::wire::remote_line;
 use crate::common::{skip, wait_for};
 use nix::sched::{CloneFlags, unshare};
 use std::fs;
@@ -144,8 +145,9 @@ impl World {
     fn write_tunnel_for(&self, prefix: &str, host: &str, dns: &str) {
         let text = format!(
             "kind = \"enf\"\n[remote]\nhosts = [\"{host}\"]\nca_cert_file = \"ca.pem\"\nname = \"router.example.net\"\n\
-             [route]\nprefixes = [\"{prefix}\"]\nlockdown = \"session\"\n[identity]\ncert_file = \"client.crt.pem\"\n\
-             key_file = \"client.key.pem\"\n[retry]\nfirst = \"200ms\"\nmax = \"1s\"\n{dns}"
+             {}[route]\nprefixes = [\"{prefix}\"]\nlockdown = \"session\"\n[identity]\ncert_file = \"client.crt.pem\"\n\
+             key_file = \"client.key.pem\"\n[retry]\nfirst = \"200ms\"\nmax = \"1s\"\n{dns}",
+            remote_line()
         );
         write(&self.path().join("etc/tunnels/enf0.toml"), text.as_bytes(), 0o644);
     }

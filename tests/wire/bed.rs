@@ -10,6 +10,7 @@ use crate::common::bus::{PrivateBus, daemon_user, own_uid, stdout};
 use crate::common::certs::{Ca, Leaf, write};
 pub use crate::common::figure;
 use crate::common::netns::{Netns, Running, in_netns_with_tun, ip, sh, veth};
+use crate::common::wire::remote_line;
 use crate::common::{long, wait_for};
 use crate::probes::{Held, Probing};
 use crate::shot::Link;
@@ -270,6 +271,7 @@ impl Bed {
             let remote = tunnel["remote"].as_table_mut().unwrap();
             remote.insert("heartbeat_period".to_owned(), "2s".into());
             remote.insert("heartbeat_timeout".to_owned(), "5s".into());
+            remote.extend(remote_line().parse::<toml::Table>().unwrap());
         });
     }
 

@@ -11,8 +11,8 @@ use enftun::sys::tun::Tun;
 use enftun::tunnel::enf::packet::{Packet, ROUTER, echo_reply};
 use enftun::tunnel::enf::session::{self, Spec};
 use enftun::tunnel::enf::succession::claimed;
-use enftun::tunnel::enf::wire::{Wire, WireError};
-use enftun::tunnel::{Counters, Reporter, Session, SessionEvent, Upstream};
+use enftun::tunnel::enf::wire::{Version, Wire, WireError};
+use enftun::tunnel::{Counters, Proof, Reporter, Session, SessionEvent, Upstream};
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -139,40 +139,108 @@ impl FarEnd {
 
     pub async fn accept(&self) -> Peer {
         let (io, _) = timeout(PATIENCE, self.listener.accept()).await.expect("a connection").unwrap();
-        Peer(shake(io, self.config.clone()).await.unwrap())
+        Peer(shake(io, self.config.clone()).await.unwrap(), None)
     }
 }
 
-/// The far end's side of one session.
-pub struct Peer(pub Wire);
+/// The far end's side of one session, and the ping that it has not looked at yet.
+pub struct Peer(pub Wire, Option<u64>);
+
+/// What a client says.
+#[derive(Debug)]
+pub enum Said {
+    Packet(Vec<u8>),
+    /// It wants a sign of life, and has a frame for that.
+    Ping(u64),
+}
+
+impl Said {
+    /// The session that it says it follows.
+    pub fn claim(&self) -> Option<Proof> {
+        match self {
+            Self::Packet(packet) => claimed(packet),
+            Self::Ping(_) => None,
+        }
+    }
+}
 
 impl Peer {
     /// Packets until there is one that is wanted, or the end.
     pub async fn until(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>, WireError> {
         let search = async {
             loop {
-                let mut found = None;
-                self.0.receive(|unit| {
-                    if wanted(unit.packet) {
-                        found.get_or_insert_with(|| unit.packet.to_vec());
-                    }
-                })?;
-                match found {
-                    Some(packet) => return Ok(packet),
-                    None => drop(self.0.ready(false).await.unwrap()),
+                if let Some(packet) = self.look(&wanted)? {
+                    return Ok(packet);
                 }
+                self.0.ready(false).await.unwrap();
             }
         };
         timeout(PATIENCE, search).await.expect("a packet or the end")
     }
 
-    pub async fn heartbeat(&mut self) -> Vec<u8> {
-        let own = |packet: &[u8]| echo_reply(packet, ROUTER).is_some() && claimed(packet).is_none();
-        self.until(own).await.unwrap()
+    /// The first packet that is wanted of those that are there.
+    fn look(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Result<Option<Vec<u8>>, WireError> {
+        let mut found = None;
+        let received = self.0.receive(|unit| {
+            if wanted(unit.packet) {
+                found.get_or_insert_with(|| unit.packet.to_vec());
+            }
+        });
+        match received {
+            Ok(received) => self.1 = received.ping.or(self.1),
+            // What came before the end is heard.
+            Err(error) if found.is_none() => return Err(error),
+            Err(_) => {}
+        }
+        Ok(found)
+    }
+
+    /// The next packet that is wanted, or a ping, whatever comes first.
+    async fn hear(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Said {
+        let search = async {
+            loop {
+                if let Some(packet) = self.look(&wanted).unwrap() {
+                    return Said::Packet(packet);
+                }
+                if let Some(stamp) = self.1.take() {
+                    return Said::Ping(stamp);
+                }
+                self.0.ready(false).await.unwrap();
+            }
+        };
+        timeout(PATIENCE, search).await.expect("the client says something")
+    }
+
+    /// Whatever comes next.
+    pub async fn next(&mut self) -> Said {
+        self.hear(|_| true).await
+    }
+
+    /// The client wants a sign of life.
+    pub async fn heartbeat(&mut self) -> Said {
+        match self.0.version() {
+            Version::V1 => self.hear(|packet| echo_reply(packet, ROUTER).is_some() && claimed(packet).is_none()).await,
+            Version::V2 => self.hear(|_| false).await,
+        }
+    }
+
+    /// Gives one.
+    pub async fn answer_to(&mut self, asked: Said) {
+        match asked {
+            Said::Packet(request) => self.send(&echo_reply(&request, ROUTER).unwrap()).await,
+            Said::Ping(stamp) => {
+                self.0.pong(stamp);
+                self.flush().await;
+            }
+        }
     }
 
     pub async fn send(&mut self, packet: &[u8]) {
         assert!(self.0.push(packet));
+        self.flush().await;
+    }
+
+    async fn flush(&mut self) {
         self.0.flush().unwrap();
         while self.0.pending() {
             self.0.ready(true).await.unwrap();
@@ -182,8 +250,8 @@ impl Peer {
 
     /// Answers one heartbeat.
     pub async fn answer(&mut self) {
-        let heartbeat = self.heartbeat().await;
-        self.send(&echo_reply(&heartbeat, ROUTER).unwrap()).await;
+        let asked = self.heartbeat().await;
+        self.answer_to(asked).await;
     }
 }
 

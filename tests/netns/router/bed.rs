@@ -2,10 +2,12 @@
 
 use crate::common::certs::{Ca, Identity};
 use crate::common::netns::{block_on, in_netns, in_netns_with_tun};
+use crate::common::wire::offering;
 use enftun::config;
 use enftun::identity;
 use enftun::router::status::{SessionStatus, Status};
 use enftun::router::{Order, RouterError, control, serve};
+use enftun::sys::tun::Offloads;
 use enftun::transport::tls::{VERSIONS, client_config};
 use enftun::transport::trust::{Anchors, RouterTrust};
 use enftun::tunnel::enf::packet::{Packet, ROUTER, echo_reply, icmpv6_echo};
@@ -179,12 +181,13 @@ impl Client {
         let credentials = identity::load(&cert_file, &key_file, SystemTime::now()).unwrap();
         let anchors = Anchors::load(&fleet.ca_file).unwrap();
         let trust = RouterTrust { anchors, name: Some("router.example".into()) };
-        let config = client_config(&credentials, trust, &VERSIONS).unwrap();
+        let config = offering(client_config(&credentials, trust, &VERSIONS).unwrap());
         let io = TcpStream::connect(LISTEN).await.unwrap();
         io.set_nodelay(true).unwrap();
         let name = ServerName::try_from("router.example").unwrap();
         let (io, tls) = tokio_rustls::TlsConnector::from(config).connect(name, io).await.unwrap().into_inner();
-        let wire = Wire::new(io, Connection::Client(tls));
+        let mut wire = Wire::new(io, Connection::Client(tls));
+        wire.greet(Offloads { tcp: true, udp: false }, u16::MAX);
         Self { wire, address: address.parse().unwrap(), received: VecDeque::new() }
     }
 
