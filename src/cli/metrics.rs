@@ -3,7 +3,7 @@
 use super::{CliError, time};
 use crate::dbus::client::{Client, ClientError, DaemonInfo, Overview, StatisticsInfo, TunnelInfo};
 use crate::metrics::{Exposition, Family, Value, deliver};
-use crate::state::Phase;
+use crate::state::{Phase, WireVersion};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -94,6 +94,8 @@ fn tunnels(to: &mut Exposition, tunnels: &[TunnelInfo]) {
     let help = "Whether what belongs in the tunnel has no other way out right now.";
     let mut blocking = Family::gauge("enftun_tunnel_blocking", help);
     let mut attempts = Family::gauge("enftun_tunnel_attempts", "Attempts in vain since it was last connected.");
+    let help = "The wire of the live session: 1 for that one, 0 for the others; absent without one.";
+    let mut wire = Family::gauge("enftun_tunnel_wire", help);
     let help = "The round trip of the last heartbeat; absent before the first.";
     let mut heartbeat = Family::gauge("enftun_tunnel_heartbeat_rtt_seconds", help);
     for tunnel in tunnels {
@@ -107,11 +109,14 @@ fn tunnels(to: &mut Exposition, tunnels: &[TunnelInfo]) {
         wanted.add(&name, tunnel.target_state == "connected");
         blocking.add(&name, tunnel.blocking);
         attempts.add(&name, tunnel.attempt);
+        if let Some(tls) = &tunnel.tls {
+            wire.one_of("wire", &name, WireVersion::ALL.iter().map(|wire| wire.as_str()), &tls.wire);
+        }
         if tunnel.statistics.heartbeat_rtt_usec > 0 {
             heartbeat.add(&name, Value::micros(tunnel.statistics.heartbeat_rtt_usec));
         }
     }
-    [info, state, since, wanted, blocking, attempts, heartbeat].iter().for_each(|family| to.family(family));
+    [info, state, since, wanted, blocking, attempts, wire, heartbeat].iter().for_each(|family| to.family(family));
 }
 
 fn certificates(to: &mut Exposition, tunnels: &[TunnelInfo], now: u64) {

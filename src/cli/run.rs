@@ -37,6 +37,7 @@ struct Session<'a> {
     version: &'a str,
     cipher: &'a str,
     peer_subject: &'a str,
+    wire: &'static str,
 }
 
 /// Runs the tunnel until SIGINT or SIGTERM.
@@ -125,7 +126,7 @@ fn line<'a>(change: &'a Transition, snapshot: &'a Snapshot) -> Line<'a> {
 }
 
 fn session(tls: &Tls) -> Session<'_> {
-    Session { version: &tls.version, cipher: &tls.cipher, peer_subject: &tls.peer_subject }
+    Session { version: &tls.version, cipher: &tls.cipher, peer_subject: &tls.peer_subject, wire: tls.wire.as_str() }
 }
 
 fn text(change: &Transition, snapshot: &Snapshot) -> [Span; 4] {

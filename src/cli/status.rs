@@ -107,6 +107,7 @@ fn details(tunnel: &TunnelInfo, daemon: &DaemonInfo, now: u64) -> Vec<Vec<Span>>
     let judged = |code| of_tunnel.clone().find(|warning| warning.code == code).map_or(Tone::Plain, tone);
     if let Some(tls) = &tunnel.tls {
         line("TLS", format!("{}, {}", tls.version, tls.cipher).into());
+        line("wire", tls.wire.as_str().into());
         let router = format!("{} (certificate until {})", tls.peer_subject, time::date(tls.peer_not_after));
         line("router", Span::new(judged("router-certificate-expires"), router));
         let own = format!("until {}", time::date(tls.local_not_after));

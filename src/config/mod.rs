@@ -180,6 +180,18 @@ pub struct Remote {
     pub connect_timeout: Duration,
     /// TCP congestion control of the tunnel socket; none: the system's.
     pub congestion_control: Option<String>,
+    /// What the session may carry.
+    pub wire: Wire,
+}
+
+/// `remote.wire`: which wires the router is offered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wire {
+    /// Every one; the router chooses.
+    #[default]
+    Auto,
+    /// None but the first, which every router has.
+    V1,
 }
 
 /// `[route]`.

@@ -14,7 +14,7 @@ use super::tpm::{Held, tpm};
 use super::values::{self, Complaint, Endpoint};
 use super::{
     Advertise, Dns, Domain, Enf, Enrol, Host, Identity, Kind, Lockdown, Provisioner, Remote, Retry, Route, Source, Tun,
-    Tunnel, Way, proxy,
+    Tunnel, Way, Wire, proxy,
 };
 
 /// The kinds that this version has.
@@ -162,8 +162,18 @@ fn remote(config_dir: &Path, section: &mut Section<'_>) -> (Remote, Way) {
     let heartbeat_timeout = duration("heartbeat_timeout", 10, &values::duration_from(SHORTEST));
     let connect_timeout = duration("connect_timeout", 15, &values::duration_from(SHORTEST));
     let congestion_control = section.parse("congestion_control", values::congestion_control);
-    let remote =
-        Remote { hosts, ca_cert_file, name, heartbeat_period, heartbeat_timeout, connect_timeout, congestion_control };
+    let words = [("auto", Wire::Auto), ("v1", Wire::V1)];
+    let wire = section.parse("wire", values::word(&words)).unwrap_or_default();
+    let remote = Remote {
+        hosts,
+        ca_cert_file,
+        name,
+        heartbeat_period,
+        heartbeat_timeout,
+        connect_timeout,
+        congestion_control,
+        wire,
+    };
     (remote, way)
 }
 

@@ -88,6 +88,11 @@ impl Daemon {
                 let _ = kept.send(self.enrolled(name, session, address, certificate).await);
             }
             SessionEvent::Refused { index, .. } => self.refused(name, session, index),
+            SessionEvent::TakesNoNames { index } => {
+                if let Some(tunnel) = self.tunnels.get_mut(name).filter(|tunnel| tunnel.speaks(session)) {
+                    tunnel.remotes.takes_no_names(index);
+                }
+            }
             SessionEvent::Connectivity(reach) => self.reached(reach),
             SessionEvent::Suspect => self.feed(name, Event::Suspect(session)).await,
             SessionEvent::Ready(link) => self.ready(name, session, link).await,
@@ -228,6 +233,7 @@ impl Daemon {
             tun,
             counters: tunnel.counters.clone(),
             last_addresses: self.addresses.of(&tunnel.config.remote),
+            nameless: tunnel.remotes.nameless().clone(),
             probe_url: self.probe_url.clone(),
             refused: tunnel.state.refused_in_silence().cloned(),
             reporter: Reporter::new(name, id, self.reports.clone()),

@@ -257,6 +257,7 @@ pub struct TlsInfo {
     pub peer_subject: String,
     pub peer_not_after: u64,
     pub local_not_after: u64,
+    pub wire: String,
 }
 
 /// The counters.
@@ -488,6 +489,7 @@ fn tls_info(mut tls: Properties) -> Result<Option<TlsInfo>, ClientError> {
         peer_subject: take(&mut tls, "peer-subject")?,
         peer_not_after: take(&mut tls, "peer-not-after")?,
         local_not_after: take(&mut tls, "local-not-after")?,
+        wire: take(&mut tls, "wire")?,
     }))
 }
 

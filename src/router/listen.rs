@@ -11,6 +11,7 @@ use crate::transport::trust::{Anchors, ClientTrust, client_identity};
 use crate::tunnel::enf::succession;
 use crate::tunnel::enf::wire::Wire;
 use nix::errno::Errno;
+use rustls::server::Acceptor;
 use rustls::{Connection, ProtocolVersion, ServerConfig};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 
 /// A handshake that takes longer is given up.
 const HANDSHAKE: Duration = Duration::from_secs(15);
@@ -40,6 +41,8 @@ const NOT_SENT: u32 = 128 * 1024;
 #[derive(Debug)]
 pub struct Trust {
     tls: Arc<ServerConfig>,
+    /// The same for clients that offer a wire by name.
+    named: Arc<ServerConfig>,
     /// How the enrolment interface greets people.
     #[cfg(feature = "enrol")]
     pub interface: Arc<ServerConfig>,
@@ -57,6 +60,7 @@ impl Trust {
         let clients = ClientTrust { anchors, endpoints_dir: config.endpoints_dir.clone() };
         let tls = server_config(&credentials, clients.clone(), &tls::VERSIONS)?;
         Ok(Self {
+            named: tls::taking(&tls),
             tls,
             #[cfg(feature = "enrol")]
             interface: tls::interface_config(&credentials, &tls::VERSIONS)?,
@@ -148,7 +152,8 @@ fn let_in(hub: &Arc<Hub>, io: TcpStream, peer: SocketAddr) {
                     Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
                     _ => "TLSv1.3",
                 };
-                let me = hub.sessions.create(client, peer, version, succession::proof(wire.tls()));
+                let proof = succession::proof(wire.tls());
+                let me = hub.sessions.create(client, peer, version, tls::wire(wire.tls()), proof);
                 let packets = hub.packets.clone();
                 packets.spawn(session::run(session::Task { hub, me, wire, permit }));
                 return;
@@ -166,7 +171,10 @@ fn let_in(hub: &Arc<Hub>, io: TcpStream, peer: SocketAddr) {
 async fn shake_hands(hub: &Hub, io: TcpStream) -> io::Result<(Client, Box<Wire>)> {
     tune(&io)?;
     let trust = hub.trust();
-    let (io, tls) = TlsAcceptor::from(Arc::clone(&trust.tls)).accept(io).await?.into_inner();
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), io).await?;
+    // Who offers nothing that we have is no stranger to the first wire, which has no name.
+    let named = hello.client_hello().alpn().is_some_and(tls::offers_a_wire);
+    let (io, tls) = hello.into_stream(Arc::clone(if named { &trust.named } else { &trust.tls })).await?.into_inner();
     let identity = client_identity(tls.peer_certificates().unwrap_or_default(), &trust.clients).ok_or_else(|| {
         // The verifier has accepted it a moment ago: it was revoked in between.
         io::Error::new(io::ErrorKind::PermissionDenied, "its certificate is no longer accepted")

@@ -3,6 +3,7 @@
 
 use super::status::{Status, Sum};
 use crate::metrics::{Exposition, Family, Value};
+use crate::state::WireVersion;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What a session can be in.
@@ -37,6 +38,12 @@ fn router(to: &mut Exposition, status: &Status, now: SystemTime) {
         sessions.add(&[("phase", phase)], count);
     }
     to.family(&sessions);
+    let mut wires = Family::gauge("enftun_router_sessions_by_wire", "Sessions by the wire that carries their packets.");
+    for wire in WireVersion::ALL {
+        let count = status.sessions.iter().filter(|session| session.wire == wire.as_str()).count() as u64;
+        wires.add(&[("wire", wire.as_str())], count);
+    }
+    to.family(&wires);
     let queued: usize = status.sessions.iter().map(|session| session.queue).sum();
     to.gauge("enftun_router_queued_packets", "Packets that wait for a client.", &[], queued as u64);
     let help = "Addresses whose certificate two hosts use.";

@@ -89,7 +89,7 @@ pub async fn run(mut task: Task) {
     };
     let mut end = match held {
         Ok(()) => {
-            log::info!(ENFTUN_ADDRESS:% = address, ENFTUN_PEER:% = peer, ENFTUN_TLS = task.me.tls; "{address}: session from {peer} started");
+            log::info!(ENFTUN_ADDRESS:% = address, ENFTUN_PEER:% = peer, ENFTUN_TLS = task.me.tls; "{address}: session from {peer} started, wire {}", task.me.wire);
             task.present().await
         }
         Err(end) => end,

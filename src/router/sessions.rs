@@ -14,7 +14,7 @@ use super::forward::Client;
 use super::outbox::{Outbox, Owned, Taken};
 use super::routes::Routes;
 use super::status::{SessionStatus, Sum, seconds};
-use crate::state::Moment;
+use crate::state::{Moment, WireVersion};
 use crate::tunnel::enf::frame2::{GoingAway, Why};
 use crate::tunnel::enf::offload::Unit;
 use crate::tunnel::{Counters, DropReason, Proof};
@@ -67,6 +67,8 @@ pub struct Session {
     pub since: SystemTime,
     /// `TLSv1.3` or `TLSv1.2`.
     pub tls: &'static str,
+    /// What it carries.
+    pub wire: WireVersion,
     /// Received from the client, transmitted to it.
     pub counters: Counters,
     /// Its task shall look at its phase, and at its outbox.
@@ -201,6 +203,7 @@ impl Session {
             phase: self.phase().as_str().to_owned(),
             since: seconds(self.since),
             tls: self.tls.to_owned(),
+            wire: self.wire.as_str().to_owned(),
             rx_bytes: totals.rx_bytes,
             rx_packets: totals.rx_packets,
             tx_bytes: totals.tx_bytes,
@@ -218,7 +221,14 @@ impl Sessions {
     }
 
     /// A session that does not take part yet.
-    pub fn create(&self, client: Client, peer: SocketAddr, tls: &'static str, proof: Option<Proof>) -> Arc<Session> {
+    pub fn create(
+        &self,
+        client: Client,
+        peer: SocketAddr,
+        tls: &'static str,
+        wire: WireVersion,
+        proof: Option<Proof>,
+    ) -> Arc<Session> {
         let mut book = self.book();
         book.last_id += 1;
         let session = Session {
@@ -227,6 +237,7 @@ impl Sessions {
             peer,
             since: SystemTime::now(),
             tls,
+            wire,
             counters: Counters::default(),
             wake: Notify::new(),
             outbox: Outbox::default(),
@@ -421,8 +432,8 @@ mod tests {
     const OTHER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 
     fn session(sessions: &Sessions, address: Ipv6Addr, ipv4: Option<Ipv4Addr>) -> Arc<Session> {
-        let session =
-            sessions.create(Client { address, ipv4, enrolled: false }, "[::1]:1".parse().unwrap(), "TLSv1.3", None);
+        let client = Client { address, ipv4, enrolled: false };
+        let session = sessions.create(client, "[::1]:1".parse().unwrap(), "TLSv1.3", WireVersion::V1, None);
         let proof = Some([u8::try_from(session.id).unwrap(); 16]);
         Arc::new(Session { proof, ..Arc::into_inner(session).unwrap() })
     }

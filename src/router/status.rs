@@ -47,6 +47,8 @@ pub struct SessionStatus {
     pub since: u64,
     /// `TLSv1.3` or `TLSv1.2`.
     pub tls: String,
+    /// `v1` or `v2`.
+    pub wire: String,
     /// Bytes from the client.
     pub rx_bytes: u64,
     /// Packets from the client.
@@ -202,9 +204,10 @@ impl Status {
                 drops(&session.drops).into(),
                 session.queue.to_string().into(),
                 session.tls.as_str().into(),
+                session.wire.as_str().into(),
             ]
         };
-        let header = ["ADDRESS", "STATE", "FROM", "FOR", "IN", "OUT", "DROPPED", "QUEUE", "TLS"];
+        let header = ["ADDRESS", "STATE", "FROM", "FOR", "IN", "OUT", "DROPPED", "QUEUE", "TLS", "WIRE"];
         let rows = self.sessions.iter().map(row).collect();
         terminal.table(header, rows).iter().for_each(|line| text += &format!("{line}\n"));
         text

@@ -66,6 +66,18 @@ words! {
     }
 }
 
+words! {
+    /// What carries packets on a TLS connection (`docs/protocol.md`): the words of `wire` on the bus and in JSON.
+    #[derive(Default)]
+    WireVersion {
+        /// The wire of the C client: a length and a packet.
+        #[default]
+        V1 => "v1",
+        /// `enftun/2`: super-packets, and a channel to control them.
+        V2 => "v2",
+    }
+}
+
 /// What the daemon must know of time and chance for one step.
 #[derive(Clone, Copy, Debug)]
 pub struct Tick {
@@ -105,6 +117,8 @@ pub struct Tls {
     pub peer_not_after: i64,
     /// The end of the own certificate's validity, seconds since 1970.
     pub local_not_after: i64,
+    /// What it carries.
+    pub wire: WireVersion,
 }
 
 /// What can happen to a tunnel.

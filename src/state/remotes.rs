@@ -11,7 +11,7 @@
 use super::backoff::{Backoff, jittered};
 use super::{Moment, Tick};
 use crate::config::Retry;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// So long after a session was lost its remote is still the best guess, before those that are preferred to it.
@@ -34,6 +34,8 @@ pub struct Remotes {
     looks: u32,
     look_at: Moment,
     looked: Option<Moment>,
+    /// Those that take nobody who offers a wire by name.
+    nameless: BTreeSet<usize>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -63,6 +65,16 @@ impl Remotes {
             (wait > Duration::ZERO, proven != Some(index), wait, index)
         });
         order
+    }
+
+    /// A remote ends the handshake with everybody who offers it a wire by name, and takes who offers none.
+    pub fn takes_no_names(&mut self, index: usize) {
+        self.nameless.insert(index);
+    }
+
+    /// Those remotes; the offer is left out there.
+    pub fn nameless(&self) -> &BTreeSet<usize> {
+        &self.nameless
     }
 
     /// A remote could not be used: no connection, no handshake, or no word after it.

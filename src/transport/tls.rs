@@ -21,10 +21,16 @@ use super::trust::{ClientTrust, ClientVerifier, RouterTrust, RouterVerifier, Tru
 use crate::error::{Class, chain};
 use crate::identity::tpm::TpmError;
 use crate::identity::{Credentials, clock_is_wrong, clock_text, day, name_text, parse};
-use crate::state::{Failure, Reason, Tls};
+use crate::state::{Failure, Reason, Tls, WireVersion};
 
 /// What both ends speak.
 pub const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
+
+/// The name of the second wire (ALPN, RFC 7301). The first one has none.
+pub const ENFTUN_2: &[u8] = b"enftun/2";
+
+/// The wires that both ends of this program offer and take by name, the most wanted first.
+pub const WIRES: &[&[u8]] = &[];
 
 /// Why there is no TLS configuration.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +111,72 @@ pub fn interface_config(
     Ok(Arc::new(config))
 }
 
+/// The same greeting, with an offer of the wires that have a name.
+pub fn offering(config: &ClientConfig) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = names();
+    Arc::new(config)
+}
+
+/// The same answer, for clients that offer one of the wires. To all others it would be a refusal: a server that has
+/// protocols, none of which the client offers, ends the handshake (RFC 7301 section 3.2).
+pub fn taking(config: &ServerConfig) -> Arc<ServerConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = names();
+    Arc::new(config)
+}
+
+/// Whether one of these is a wire that we take.
+pub fn offers_a_wire<'a>(mut offered: impl Iterator<Item = &'a [u8]>) -> bool {
+    offered.any(|name| WIRES.contains(&name))
+}
+
+fn names() -> Vec<Vec<u8>> {
+    WIRES.iter().map(|name| name.to_vec()).collect()
+}
+
+/// The wire that a finished handshake agreed on.
+pub fn wire(connection: &CommonState) -> WireVersion {
+    match connection.alpn_protocol() {
+        Some(ENFTUN_2) => WireVersion::V2,
+        _ => WireVersion::V1,
+    }
+}
+
+/// The far end ended a handshake over what was offered: one that names no wire may go better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Objection {
+    /// It says so: none of the names is its own, and it takes nobody who offers others.
+    Said,
+    /// It broke off, as what knows nothing of such names might.
+    Guessed,
+}
+
+impl Objection {
+    /// What an error of a handshake says of the offer in it; none: the offer is not at fault.
+    pub fn find(error: &io::Error) -> Option<Self> {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+            Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => Some(Self::Said),
+            Some(Error::AlertReceived(
+                AlertDescription::HandshakeFailure
+                | AlertDescription::UnsupportedExtension
+                | AlertDescription::IllegalParameter
+                | AlertDescription::DecodeError
+                | AlertDescription::UnexpectedMessage
+                | AlertDescription::InternalError,
+            )) => Some(Self::Guessed),
+            Some(_) => None,
+            None => match error.kind() {
+                io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe => Some(Self::Guessed),
+                _ => None,
+            },
+        }
+    }
+}
+
 /// One certificate, whatever issuers the far end names: our issuer may be known to it by a key alone. The builders'
 /// own ways to say so parse the certificate, and refuse v1.
 fn always(credentials: &Credentials) -> Arc<SingleCertAndKey> {
@@ -139,6 +211,7 @@ pub fn describe(connection: &CommonState, local_not_after: i64) -> Tls {
         peer_subject: peer.as_ref().map(|peer| name_text(&peer.subject)).unwrap_or_default(),
         peer_not_after: peer.map(|peer| peer.validity.not_after.timestamp()).unwrap_or_default(),
         local_not_after,
+        wire: wire(connection),
     }
 }
 

@@ -66,6 +66,11 @@ pub enum SessionEvent {
         /// Why.
         failure: Failure,
     },
+    /// A remote ended the handshake over the wires that were offered by name, and takes who offers none.
+    TakesNoNames {
+        /// Its place in `remote.hosts`.
+        index: usize,
+    },
     /// No remote could be reached; what the network reaches instead.
     Connectivity(Reach),
     /// The far end has sent its first frame: packets can flow, and go out through this session from now on.

@@ -73,6 +73,7 @@ enf0: connected
   addresses:     fd00:8f80::1/128
   routes:        ::/0
   TLS:           TLSv1.3, TLS_AES_256_GCM_SHA384
+  wire:          v2
   router:        CN=router.example.net (certificate until 2030-03-17)
   certificate:   until 2027-01-15
   received:      1.5 KiB in 1 packets; 1 dropped
@@ -177,7 +178,7 @@ async fn json_has_every_property_under_its_own_name() {
             "auto_connect": false, "lockdown": "boot", "blocking": true,
             "tls": {
                 "version": "TLSv1.3", "cipher": "TLS_AES_256_GCM_SHA384", "peer_subject": "CN=router.example.net",
-                "peer_not_after": 1_900_000_000_000_000_u64, "local_not_after": 1_800_000_000_000_000_u64,
+                "peer_not_after": 1_900_000_000_000_000_u64, "local_not_after": 1_800_000_000_000_000_u64, "wire": "v2",
             },
             "statistics": {
                 "rx_bytes": 0, "tx_bytes": 0, "rx_packets": 0, "tx_packets": 0, "rx_dropped": 0, "tx_dropped": 1,

@@ -58,6 +58,8 @@ async fn metrics_are_openmetrics_and_tell_what_the_daemon_tells() {
         ("enftun_firewall_changes_total{}", "counter", "", 3.0),
         ("enftun_firewall_verified_timestamp_seconds{}", "gauge", "seconds", SINCE as f64),
         ("enftun_warnings{code=certificate-expires,severity=error}", "gauge", "", 2.0),
+        ("enftun_tunnel_wire{tunnel=enf0,wire=v1}", "gauge", "", 0.0),
+        ("enftun_tunnel_wire{tunnel=enf0,wire=v2}", "gauge", "", 1.0),
         ("enftun_tunnel_info{interface=enf0,kind=enf,lockdown=boot,tunnel=enf0}", "gauge", "", 1.0),
         ("enftun_tunnel_state_timestamp_seconds{tunnel=my-tunnel}", "gauge", "seconds", SINCE as f64),
         ("enftun_tunnel_wanted{tunnel=enf0}", "gauge", "", 1.0),

@@ -59,8 +59,9 @@ async fn every_property_of_a_live_tunnel_reads_as_documented() {
         ("Blocking", "b true"),
         (
             "Tls",
-            "a{sv} 5 \"cipher\" s \"TLS_AES_256_GCM_SHA384\" \"local-not-after\" t 1800000000000000 \
-             \"peer-not-after\" t 1900000000000000 \"peer-subject\" s \"CN=router.example.net\" \"version\" s \"TLSv1.3\"",
+            "a{sv} 6 \"cipher\" s \"TLS_AES_256_GCM_SHA384\" \"local-not-after\" t 1800000000000000 \
+             \"peer-not-after\" t 1900000000000000 \"peer-subject\" s \"CN=router.example.net\" \"version\" s \"TLSv1.3\" \
+             \"wire\" s \"v2\"",
         ),
     ] {
         assert_eq!(property(&bus, ENF0, TUNNEL, name), value, "{name}");

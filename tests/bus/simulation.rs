@@ -5,7 +5,7 @@ use enftun::daemon::{
 };
 use enftun::error::Class;
 use enftun::kernel::Firewall;
-use enftun::state::{Failure, Phase, Reason, Target, Tls};
+use enftun::state::{Failure, Phase, Reason, Target, Tls, WireVersion};
 use enftun::tunnel::Counters;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -42,6 +42,7 @@ pub fn tls() -> Tls {
         peer_subject: "CN=router.example.net".to_owned(),
         peer_not_after: 1_900_000_000,
         local_not_after: 1_800_000_000,
+        wire: WireVersion::V2,
     }
 }
 

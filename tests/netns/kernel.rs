@@ -52,6 +52,7 @@ fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
             heartbeat_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(15),
             congestion_control: None,
+            wire: config::Wire::Auto,
         },
         retry: Retry::default(),
         tpm: Tpm::default(),

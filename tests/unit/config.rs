@@ -97,6 +97,7 @@ fn a_tunnel_of_three_lines_gets_the_documented_defaults() {
     assert_eq!(tunnel.remote.heartbeat_timeout, Duration::from_secs(10));
     assert_eq!(tunnel.remote.connect_timeout, Duration::from_secs(15));
     assert_eq!(tunnel.remote.congestion_control, None);
+    assert_eq!(tunnel.remote.wire, config::Wire::Auto);
     assert_eq!(tunnel.retry, config::Retry::default());
     let Enf { tun, route, dns, identity, enrol, advertise } = enf(&tunnel);
     assert_eq!((tun.dev.as_str(), tun.mtu, tun.set_address, tun.ipv4_address), ("enf0", 1280, true, None));
@@ -160,6 +161,7 @@ fn every_key_that_is_written_arrives() {
         heartbeat_timeout = "250ms"
         connect_timeout = "1h30m"
         congestion_control = "bbr"
+        wire = "v1"
         [route]
         prefixes = ["default", "fd00::/8", "10.0.0.0/8"]
         allow_ipv4 = true
@@ -204,6 +206,7 @@ fn every_key_that_is_written_arrives() {
     assert_eq!(tunnel.remote.heartbeat_timeout, Duration::from_millis(250));
     assert_eq!(tunnel.remote.connect_timeout, Duration::from_secs(5400));
     assert_eq!(tunnel.remote.congestion_control.as_deref(), Some("bbr"));
+    assert_eq!(tunnel.remote.wire, config::Wire::V1);
     let Enf { tun, route, dns, identity, enrol, advertise } = enf(&tunnel);
     assert_eq!((tun.dev.as_str(), tun.mtu, tun.set_address), ("overlay0", 1496, false));
     assert_eq!(tun.ipv4_address, Some("10.64.0.7/24".parse().unwrap()));

@@ -208,6 +208,7 @@ impl Tunnel {
             ("peer-subject", text(&tls.peer_subject)),
             ("peer-not-after", usec_of_seconds(tls.peer_not_after).into()),
             ("local-not-after", usec_of_seconds(tls.local_not_after).into()),
+            ("wire", text(tls.wire.as_str())),
         ])
     }
 }

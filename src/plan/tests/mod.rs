@@ -42,6 +42,7 @@ pub(crate) fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
             heartbeat_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(15),
             congestion_control: None,
+            wire: crate::config::Wire::Auto,
         },
         retry: Retry::default(),
         tpm: Tpm::default(),

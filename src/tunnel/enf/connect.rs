@@ -1,4 +1,5 @@
 //! From a tunnel's remotes to a wire with one of them: names, addresses, connections, handshakes, in the order it is told.
+//! Who ends the handshake over the wires that are offered by name is greeted again at once, with no such offer.
 
 use super::session::Spec;
 use super::wire::Wire;
@@ -8,6 +9,7 @@ use crate::identity::Credentials;
 use crate::state::{Failure, Reason};
 use crate::transport::dial::{self, Options};
 use crate::transport::race::Race;
+use crate::transport::tls::Objection;
 use crate::transport::trust::{Anchors, RouterTrust};
 use crate::transport::{connectivity, proxy, resolve, tls, vsock};
 use crate::tunnel::{Reporter, SessionEvent};
@@ -36,8 +38,14 @@ pub(super) async fn connect(
     let mut failures = Vec::new();
     for &index in &spec.remotes {
         let Some(host) = spec.tunnel.remote.hosts.get(index) else { continue };
-        match connect_to(spec, enf, credentials, host).await {
-            Ok(wire) => return Ok((index, wire)),
+        let offers = spec.tunnel.remote.wire == config::Wire::Auto && !spec.nameless.contains(&index);
+        match connect_to(spec, enf, credentials, host, offers).await {
+            Ok((wire, objection)) => {
+                if objection == Some(Objection::Said) {
+                    spec.reporter.report(SessionEvent::TakesNoNames { index }).await;
+                }
+                return Ok((index, wire));
+            }
             Err(failure) => {
                 log::info!(ENFTUN_TUNNEL = spec.tunnel.name.as_str(), ENFTUN_REMOTE:% = host; "{failure}");
                 spec.reporter.report(SessionEvent::Refused { index, failure: failure.clone() }).await;
@@ -107,7 +115,13 @@ fn worst(failures: Vec<Failure>, between: &str) -> Failure {
 
 /// One remote, by whichever of its addresses is the first to shake hands. A connection whose handshake takes long (the path
 /// may carry only small packets) gets company from the other addresses.
-async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, host: &Host) -> Result<Wire, Failure> {
+async fn connect_to(
+    spec: &Spec,
+    enf: &config::Enf,
+    credentials: &Credentials,
+    host: &Host,
+    offers: bool,
+) -> Result<Greeted, Failure> {
     let remote = &spec.tunnel.remote;
     let limit = remote.connect_timeout;
     let options = options(spec, enf);
@@ -116,11 +130,17 @@ async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, h
     let tls = tls::client_config(credentials, trust, &tls::VERSIONS)
         .map_err(|error| Failure::new(Reason::ProtocolError, error.class(), chain(&error)))?;
 
-    let connector = TlsConnector::from(tls);
+    let greeting = Greeting {
+        tunnel: &spec.tunnel.name,
+        host,
+        limit,
+        offer: offers.then(|| tls::offering(&tls).into()),
+        plain: tls.into(),
+    };
     if let Way::Vsock { cid, port } = host.way {
-        let stream = vsock::connect(cid, port, limit).await.map_err(|error| Failure::from(&error))?;
+        let dial = async || vsock::connect(cid, port, limit).await.map_err(|error| Failure::from(&error));
         let name = tls::server_name(remote.name.as_deref(), Ipv6Addr::UNSPECIFIED.into());
-        return handshake(&connector, name, stream, host, limit).await;
+        return greeting.say(name, dial().await?, dial).await;
     }
     let asked = OnceLock::new();
     let ask = async |servers: Vec<SocketAddr>| {
@@ -132,10 +152,8 @@ async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, h
     let mut lookup = pin!(resolve::find(host, &options, limit, ask, found));
     let mut looking = true;
     let mut addresses = Vec::new();
-    let mut race = Race::new(|address| {
-        let options = &options;
-        async move { dial::connect(address, options, limit).await.map_err(|error| Failure::from(&error)) }
-    });
+    let dial = async |address| dial::connect(address, &options, limit).await.map_err(|error| Failure::from(&error));
+    let mut race = Race::new(dial);
     let mut handshakes = FuturesUnordered::new();
     let mut company_at = Instant::now();
     let mut failures = Vec::new();
@@ -143,7 +161,7 @@ async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, h
         let alone = !handshakes.is_empty() && Instant::now() < company_at;
         tokio::select! {
             Some(end) = handshakes.next() => match end {
-                Ok(wire) => return Ok(wire),
+                Ok(greeted) => return Ok(greeted),
                 Err(failure) => failures.push(failure),
             },
             Some(batch) = batches.recv() => {
@@ -164,7 +182,7 @@ async fn connect_to(spec: &Spec, enf: &config::Enf, credentials: &Credentials, h
             }
             Some((address, stream)) = race.next(), if !alone => {
                 let name = tls::server_name(remote.name.as_deref(), address.ip());
-                handshakes.push(handshake(&connector, name, stream, host, limit));
+                handshakes.push(greeting.say(name, stream, async move || dial(address).await));
                 company_at = Instant::now() + PATIENCE.min(limit);
             }
             () = sleep_until(company_at), if alone && !race.is_over() => {}
@@ -188,27 +206,74 @@ async fn anchors(spec: &Spec) -> Result<Anchors, Failure> {
     }
 }
 
-/// From a connection to TLS with the far end, through its proxy if it has one; each within a deadline.
-async fn handshake(
-    connector: &TlsConnector,
-    name: ServerName<'static>,
-    mut stream: TcpStream,
-    host: &Host,
+/// A wire, and what the far end had against the offer that was made before.
+type Greeted = (Wire, Option<Objection>);
+
+/// How one far end is greeted.
+struct Greeting<'a> {
+    tunnel: &'a str,
+    host: &'a Host,
+    /// For each part of it.
     limit: Duration,
-) -> Result<Wire, Failure> {
-    let address = stream.peer_addr().map(|address| format!(" ({address})")).unwrap_or_default();
-    proxy::lead(&mut stream, host, limit).await.map_err(|error| Failure::from(&error))?;
-    match timeout(limit, connector.connect(name, stream)).await {
-        Ok(Ok(stream)) => {
-            let (socket, connection) = stream.into_inner();
-            Ok(Wire::new(socket, connection.into()))
+    /// With the wires that have a name, if they are offered to it,
+    offer: Option<TlsConnector>,
+    /// and without.
+    plain: TlsConnector,
+}
+
+impl Greeting<'_> {
+    /// From a connection to TLS with the far end. Where it breaks off over an offer, once more without, on another connection
+    /// that `dial` makes.
+    async fn say(
+        &self,
+        name: ServerName<'static>,
+        stream: TcpStream,
+        dial: impl AsyncFnOnce() -> Result<TcpStream, Failure>,
+    ) -> Result<Greeted, Failure> {
+        let Some(offer) = &self.offer else {
+            return Ok((self.handshake(&self.plain, name, stream).await.map_err(|(failure, _)| failure)?, None));
+        };
+        let (failure, objection) = match self.handshake(offer, name.clone(), stream).await {
+            Ok(wire) => return Ok((wire, None)),
+            Err((failure, Some(objection))) => (failure, objection),
+            Err((failure, None)) => return Err(failure),
+        };
+        log::info!(ENFTUN_TUNNEL = self.tunnel, ENFTUN_REMOTE:% = self.host; "{failure}; trying without ALPN");
+        match (dial().await, objection) {
+            (Ok(stream), _) => match self.handshake(&self.plain, name, stream).await {
+                Ok(wire) => Ok((wire, Some(objection))),
+                Err((failure, _)) => Err(failure),
+            },
+            (Err(failure), Objection::Said) => Err(failure),
+            // It may have been its end.
+            (Err(_), Objection::Guessed) => Err(failure),
         }
-        Ok(Err(error)) => Err(tls::failure(&error, &host.to_string())),
-        Err(_) => Err(Failure::new(
-            Reason::Timeout,
-            Class::Transient,
-            format!("{host}{address} accepted the connection but did not finish the TLS handshake within {limit:?}"),
-        )),
+    }
+
+    /// Through the proxy, if there is one, to the end of a handshake. A failure comes with what the far end has against the
+    /// offer in it.
+    async fn handshake(
+        &self,
+        connector: &TlsConnector,
+        name: ServerName<'static>,
+        mut stream: TcpStream,
+    ) -> Result<Wire, (Failure, Option<Objection>)> {
+        let Self { host, limit, .. } = *self;
+        let address = stream.peer_addr().map(|address| format!(" ({address})")).unwrap_or_default();
+        proxy::lead(&mut stream, host, limit).await.map_err(|error| (Failure::from(&error), None))?;
+        match timeout(limit, connector.connect(name, stream)).await {
+            Ok(Ok(stream)) => {
+                let (socket, connection) = stream.into_inner();
+                Ok(Wire::new(socket, connection.into()))
+            }
+            Ok(Err(error)) => Err((tls::failure(&error, &host.to_string()), Objection::find(&error))),
+            Err(_) => {
+                let text = format!(
+                    "{host}{address} accepted the connection but did not finish the TLS handshake within {limit:?}"
+                );
+                Err((Failure::new(Reason::Timeout, Class::Transient, text), None))
+            }
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::sys::tun::Tun;
 use crate::transport::tls;
 use crate::tunnel::{Counters, Reporter, Session, SessionEvent, Upstream};
 use ipnet::{IpNet, Ipv6Net};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -37,6 +37,8 @@ pub struct Spec {
     pub tun: Arc<Tun>,
     /// Where routers that are given by name were last found, for when nobody answers for the name.
     pub last_addresses: BTreeMap<String, IpAddr>,
+    /// The places in `remote.hosts` of those that take nobody who offers a wire by name.
+    pub nameless: BTreeSet<usize>,
     /// Asked when no remote can be reached, to find out why.
     pub probe_url: Option<config::ProbeUrl>,
     /// The router seems to have refused this tunnel's credentials by closing sessions without a word: new ones are to be had
@@ -160,6 +162,6 @@ fn link(
     let tls = tls::describe(wire.tls(), credentials.not_after);
     let (peer, local) = (wire.socket().peer_addr().ok(), wire.socket().local_addr().ok());
     let remote = tunnel.remote.hosts.get(index).map(Host::to_string).unwrap_or_default();
-    log::debug!(ENFTUN_TUNNEL = tunnel.name.as_str(), ENFTUN_REMOTE = remote.as_str(); "TLS handshake complete");
+    log::debug!(ENFTUN_TUNNEL = tunnel.name.as_str(), ENFTUN_REMOTE = remote.as_str(); "TLS handshake complete, wire {}", tls.wire);
     Link { remote, index, peer, local, addresses, tls }
 }

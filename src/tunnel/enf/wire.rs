@@ -15,7 +15,10 @@ use super::frame;
 use super::frame2::{self, Frame, GoingAway, Hello};
 use super::offload::Unit;
 use crate::error::Class;
+pub use crate::state::WireVersion as Version;
 use crate::sys::tun::Offloads;
+use crate::transport::tls;
+pub use crate::transport::tls::ENFTUN_2 as ALPN;
 use rustls::{AlertDescription, Connection};
 use std::cell::Cell;
 use std::io::{self, BufRead, IoSlice, Write};
@@ -41,18 +44,6 @@ thread_local! {
     /// An empty buffer for whoever on this thread needs one for frames, so that none is made for each record.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
-
-/// Which protocol the connection speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// The ENF wire of the C client.
-    V1,
-    /// `enftun/2`.
-    V2,
-}
-
-/// The name of `enftun/2` in ALPN.
-pub const ALPN: &[u8] = b"enftun/2";
 
 /// What the clock in a pong counts from.
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -160,7 +151,7 @@ impl Wire {
     pub fn new(io: TcpStream, mut tls: Connection) -> Self {
         // The bound is ours: a limit inside rustls would accept a part of a frame.
         tls.set_buffer_limit(None);
-        let version = if tls.alpn_protocol() == Some(ALPN) { Version::V2 } else { Version::V1 };
+        let version = tls::wire(&tls);
         Self {
             io,
             tls,

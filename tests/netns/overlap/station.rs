@@ -13,7 +13,7 @@ use enftun::tunnel::enf::session::{self, Spec};
 use enftun::tunnel::enf::succession::claimed;
 use enftun::tunnel::enf::wire::{Version, Wire, WireError};
 use enftun::tunnel::{Counters, Proof, Reporter, Session, SessionEvent, Upstream};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,6 +78,7 @@ impl Station {
             probe: Arc::default(),
             tun: self.tun.clone(),
             last_addresses: BTreeMap::new(),
+            nameless: BTreeSet::new(),
             refused: None,
             probe_url: None,
             counters: self.counters.clone(),

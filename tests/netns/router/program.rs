@@ -122,6 +122,7 @@ fn metrics_tell_collectors_what_the_status_tells() {
                     ("enftun_router_up{}", "gauge", "", 1),
                     ("enftun_router_sessions{phase=present}", "gauge", "", 2),
                     ("enftun_router_sessions{phase=held}", "gauge", "", 0),
+                    ("enftun_router_sessions_by_wire{wire=v1}", "gauge", "", 2),
                     ("enftun_router_receive_bytes_total{side=clients}", "counter", "bytes", status.totals.sum.rx_bytes),
                     ("enftun_router_receive_packets_total{side=clients}", "counter", "", 5),
                     (
