@@ -177,7 +177,11 @@ pub(super) fn kind(message: &LinkMessage) -> String {
 pub(super) async fn attach(dev: &str, layer: Layer) -> Result<Tun, KernelError> {
     let mut patience = PATIENCE;
     loop {
-        match Tun::attach(dev, layer) {
+        let attached = match layer {
+            Layer::Ip => Tun::offloaded(dev),
+            Layer::Ethernet => Tun::attach(dev, layer),
+        };
+        match attached {
             Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) && patience > 0 => {
                 patience -= 1;
                 tokio::time::sleep(PAUSE).await;

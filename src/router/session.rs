@@ -306,8 +306,8 @@ impl Task {
         if let Some(stamp) = received.ping {
             self.wire.pong(stamp);
         }
-        if received.refused > 0 {
-            me.counters.dropped_rx_units(DropReason::Malformed, received.refused);
+        for (reason, packets) in received.thrown_away() {
+            me.counters.dropped_rx_units(reason, packets);
         }
         Ok(received.packets + usize::from(received.ping.is_some()))
     }

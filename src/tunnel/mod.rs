@@ -10,10 +10,11 @@ pub use counters::{Counters, DropReason};
 
 use crate::identity::KeyText;
 use crate::state::health::Reach;
-use crate::state::{Ended, Failure, Link, SessionId};
+use crate::state::{Ended, Failure, Link, Moment, SessionId};
+use enf::queue::Queue;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -105,8 +106,17 @@ impl Reporter {
 pub type Proof = [u8; 16];
 
 /// Which of a tunnel's sessions takes packets from the host: one at a time, always the newest that has heard from its far end.
-#[derive(Clone, Debug, Default)]
-pub struct Upstream(watch::Sender<Baton>);
+/// What it took and its socket has no room for waits here, so that the next one has it.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    baton: watch::Sender<Baton>,
+    waiting: Arc<Mutex<Queue>>,
+    /// What the times in the queue count from.
+    since: Instant,
+}
+
+/// Most bytes that wait for the socket in one tunnel, with what is kept beside each packet.
+const WAITING: usize = 1 << 20;
 
 /// What the sessions of a tunnel know of each other.
 #[derive(Debug, Default)]
@@ -133,11 +143,21 @@ impl Baton {
     }
 }
 
+impl Default for Upstream {
+    fn default() -> Self {
+        Self {
+            baton: watch::Sender::default(),
+            waiting: Arc::new(Mutex::new(Queue::new(WAITING))),
+            since: Instant::now(),
+        }
+    }
+}
+
 impl Upstream {
     /// This session takes packets from now on, unless a newer one does. Whoever is [taking](Self::while_mine) some finishes
     /// first.
     pub fn take(&self, session: SessionId, proof: Option<Proof>) {
-        self.0.send_if_modified(|baton| {
+        self.baton.send_if_modified(|baton| {
             let newer = session > baton.holder;
             if newer {
                 *baton = Baton { holder: session, live: true, proof, fallen: Vec::new() };
@@ -148,46 +168,70 @@ impl Upstream {
 
     /// This session takes packets.
     pub fn belongs_to(&self, session: SessionId) -> bool {
-        self.0.borrow().holder == session
+        self.baton.borrow().holder == session
     }
 
     /// Some session takes packets.
     pub fn is_live(&self) -> bool {
-        self.0.borrow().live
+        self.baton.borrow().live
     }
 
-    /// Runs `some` while nobody else can take over; `None`: another session takes packets. `some` must not wait.
-    pub fn while_mine<T>(&self, session: SessionId, some: impl FnOnce() -> T) -> Option<T> {
-        let baton = self.0.borrow();
-        (baton.holder == session).then(some)
+    /// Runs `some` with what waits, and the time, while nobody else can take over; `None`: another session takes packets.
+    /// `some` must not wait.
+    pub fn while_mine<T>(&self, session: SessionId, some: impl FnOnce(&mut Queue, Moment) -> T) -> Option<T> {
+        let baton = self.baton.borrow();
+        (baton.holder == session).then(|| some(&mut self.waiting(), self.since.elapsed()))
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Queue> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn throw_away(&self) -> usize {
+        let (mut waiting, mut packets) = (self.waiting(), 0);
+        loop {
+            let (next, dropped) = waiting.pop(self.since.elapsed());
+            packets += dropped.packets;
+            match next {
+                Some(owned) => {
+                    packets += owned.unit().packets();
+                    waiting.recycle(owned);
+                }
+                None => return packets,
+            }
+        }
     }
 
     /// Tells of every change.
     pub fn watch(&self) -> watch::Receiver<Baton> {
-        self.0.subscribe()
+        self.baton.subscribe()
     }
 
     /// The proof of the session that takes packets, if it lives.
     pub fn proof(&self) -> Option<Proof> {
-        self.0.borrow().proof
+        self.baton.borrow().proof
     }
 
-    /// This session is over. If it never took packets, the one that does is told, so that it can tell the far end.
-    pub fn leave(&self, session: SessionId, proof: Option<Proof>) {
-        self.0.send_if_modified(|baton| {
+    /// This session is over. If it never took packets, the one that does is told, so that it can tell the far end. Without a
+    /// successor what waits is thrown away: nothing old is sent later. Returns how many packets that are.
+    pub fn leave(&self, session: SessionId, proof: Option<Proof>) -> usize {
+        let mut thrown = 0;
+        self.baton.send_if_modified(|baton| {
             if session == baton.holder {
                 (baton.live, baton.proof) = (false, None);
+                thrown = self.throw_away();
             }
             let in_vain = proof.filter(|_| session > baton.holder && baton.proof.is_some());
             baton.fallen.extend(in_vain);
             in_vain.is_some()
         });
+        thrown
     }
 
     /// The newer sessions that ended in vain since this was asked last, by the one that takes packets.
     pub fn fallen(&self, session: SessionId) -> Vec<Proof> {
         let mut fallen = Vec::new();
-        self.0.send_if_modified(|baton| {
+        self.baton.send_if_modified(|baton| {
             if baton.holder == session {
                 fallen = std::mem::take(&mut baton.fallen);
             }
@@ -250,7 +294,7 @@ mod tests {
         upstream.take(2, None);
         assert!(upstream.belongs_to(2) && !upstream.belongs_to(1));
         assert!(!baton.has_changed().unwrap(), "nobody is woken for nothing");
-        assert_eq!((upstream.while_mine(1, || ()), upstream.while_mine(2, || ())), (None, Some(())));
+        assert_eq!((upstream.while_mine(1, |_, _| ()), upstream.while_mine(2, |_, _| ())), (None, Some(())));
         upstream.take(3, None);
         assert!(baton.borrow_and_update().is_beyond(2) && !baton.borrow().is_beyond(3));
     }
@@ -288,7 +332,7 @@ mod tests {
                     upstream.take(session, None);
                     let mut turns = 0;
                     while turns < 1000 && upstream.belongs_to(session) {
-                        upstream.while_mine(session, || {
+                        upstream.while_mine(session, |_, _| {
                             assert!(!taking.swap(true, SeqCst), "two sessions take packets");
                             std::thread::yield_now();
                             taking.store(false, SeqCst);

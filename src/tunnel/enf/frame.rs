@@ -10,6 +10,11 @@ pub const HEADER: usize = 2;
 #[error("the far end sent a frame of {0} bytes; the most that this protocol carries is {MAX_PACKET}")]
 pub struct TooLong(pub usize);
 
+/// Appends what stands before a packet of this length, at most [`MAX_PACKET`].
+pub fn begin(length: usize, to: &mut Vec<u8>) {
+    to.extend_from_slice(&u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes());
+}
+
 /// Appends one frame. `false`, and nothing appended, when the packet is longer than the wire carries.
 pub fn put(packet: &[u8], to: &mut Vec<u8>) -> bool {
     let Some(length) = u16::try_from(packet.len()).ok().filter(|_| packet.len() <= MAX_PACKET) else { return false };

@@ -174,6 +174,15 @@ impl Clock {
         Some(round_trip)
     }
 
+    /// The answer to the heartbeat that was sent at this moment, to the microsecond, arrived; returns the round trip. All that
+    /// were sent before it are answered with it.
+    pub fn answered_to(&mut self, sent: Moment, now: Moment) -> Option<Duration> {
+        if self.last_beat.is_some_and(|last| last.as_micros() == sent.as_micros()) {
+            self.outstanding = 1;
+        }
+        self.answered(now)
+    }
+
     /// How long an answer may take before it is suspicious: some round trips, at most a second where round trips are not as
     /// slow as that.
     fn patience(&self) -> Duration {

@@ -8,13 +8,15 @@
 //! asks for a sign of life        takes packets from the TUN           sends nothing, delivers what is still on the way
 //! ```
 
+use super::device;
 use super::filter::{Filter, Ingress};
 use super::heartbeat;
 use super::liveness::{Beat, Clock};
 use super::offload::Unit;
+use super::queue::{Dropped, Queue};
 use super::session::Spec;
 use super::succession;
-use super::wire::{Wire, WireError};
+use super::wire::{Version, Wire, WireError};
 use crate::config;
 use crate::error::{Class, chain};
 use crate::state::{Ended, Failure, Link, Moment, Reason, SessionId};
@@ -28,10 +30,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep_until;
 
-/// Packets taken from the TUN before the wire is served again.
+/// Packets, or super-packets, taken from the TUN before the wire is served again, and bytes.
 const BATCH: usize = 64;
-/// More than the largest MTU, so that a packet that is too big is seen as such.
-const READ: usize = 2048;
+const BATCH_BYTES: usize = 256 * 1024;
 /// A deadline that never comes.
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
 /// How long a draining session leaves its own direction open: routers exist that throw away what they have for a client that
@@ -89,6 +90,7 @@ enum Stop {
 
 impl Pump {
     pub fn new(spec: &Spec, enf: &config::Enf, own: Ipv6Addr, mut wire: Wire) -> Self {
+        wire.greet(spec.tun.offloads(), enf.tun.mtu);
         // The router shall know from the start that this is no other host.
         if let Some(predecessor) = spec.upstream.proof() {
             wire.push(&succession::claim(own, &predecessor));
@@ -188,9 +190,10 @@ impl Pump {
                 Beat::Dead => return Err(Stop::Silent),
                 // Nothing has been heard yet of one in standby: it is not the path that it came for that is in doubt.
                 Beat::Suspect => self.suspect |= self.ready,
-                Beat::Send => {
-                    self.wire.push(&heartbeat::request(self.own));
-                }
+                Beat::Send => match self.wire.version() {
+                    Version::V1 => drop(self.wire.push(&heartbeat::request(self.own))),
+                    Version::V2 => self.wire.ping(stamp(now)),
+                },
                 Beat::Wait => return Ok(()),
             }
         }
@@ -219,14 +222,14 @@ impl Pump {
         let (filter, tun, counters) = (&self.filter, &self.tun, &self.counters);
         let (clock, ready, now) = (&mut self.clock, &mut self.ready, self.started.elapsed());
         let mut lost = None;
-        let received = self.wire.receive(|Unit { packet, .. }| match filter.ingress(packet, clock.awaited()) {
+        let received = self.wire.receive(|unit| match filter.ingress(unit.packet, clock.awaited()) {
             Ingress::Deliver => {
                 clock.heard(now);
                 *ready = true;
-                match tun.try_send(packet) {
-                    Ok(()) => counters.received(packet.len()),
+                match device::send(tun, unit) {
+                    Ok(()) => counters.received_units(unit.packets(), unit.wire_bytes()),
                     Err(error) => match write_verdict(&error) {
-                        Some(reason) => counters.dropped_rx(reason),
+                        Some(reason) => counters.dropped_rx_units(reason, unit.packets()),
                         None => lost = Some(error),
                     },
                 }
@@ -237,61 +240,100 @@ impl Pump {
                     counters.heartbeat(round_trip);
                 }
             }
-            Ingress::Drop(reason) => counters.dropped_rx(reason),
+            Ingress::Drop(reason) => counters.dropped_rx_units(reason, unit.packets()),
         });
-        match lost {
-            Some(error) => Err(Stop::Tun(error)),
-            None => received.map(|_| ()).map_err(Stop::Wire),
+        if let Some(error) = lost {
+            return Err(Stop::Tun(error));
         }
+        let received = received.map_err(Stop::Wire)?;
+        if let Some(stamp) = received.ping {
+            self.wire.pong(stamp);
+        }
+        if let Some(stamp) = received.pong.filter(|_| clock.awaited()) {
+            *ready = true;
+            if let Some(round_trip) = clock.answered_to(Duration::from_micros(stamp), now) {
+                counters.heartbeat(round_trip);
+            }
+        }
+        for (reason, packets) in received.thrown_away() {
+            counters.dropped_rx_units(reason, packets);
+        }
+        Ok(())
     }
 
     fn take_from_tun(&mut self) -> Result<(), Stop> {
         let upstream = self.upstream.clone();
-        upstream.while_mine(self.id, || self.take_batch()).unwrap_or(Ok(()))
+        upstream.while_mine(self.id, |waiting, now| self.take_batch(waiting, now)).unwrap_or(Ok(()))
     }
 
-    fn take_batch(&mut self) -> Result<(), Stop> {
-        let mut packet = [0; READ];
-        let mut taken = false;
+    /// Packets go straight to the wire as long as its socket takes them. What it does not take waits in fair order: a long
+    /// transfer is told to slow down, and what others send goes before what has waited long.
+    fn take_batch(&mut self, waiting: &mut Queue, now: Moment) -> Result<(), Stop> {
+        let mut sent = self.send_waiting(waiting, now)?;
+        let mut taken = 0;
         for _ in 0..BATCH {
-            if !self.wire.room() {
+            if taken >= BATCH_BYTES {
                 break;
             }
-            let length = match self.tun.try_recv(&mut packet) {
-                Ok(length) => length,
+            let (filter, mtu, wire, counters) = (&self.filter, self.mtu, &mut self.wire, &self.counters);
+            let received = device::receive(&self.tun, |unit| {
+                taken += unit.packet.len();
+                let verdict = if unit.longest() <= mtu { filter.egress(unit.packet) } else { Err(DropReason::TooBig) };
+                match verdict {
+                    Err(reason) => counters.dropped_tx_units(reason, unit.packets()),
+                    Ok(()) if waiting.is_empty() && wire.room() => {
+                        sent = true;
+                        push(wire, counters, unit);
+                    }
+                    Ok(()) => count(counters, waiting.push(unit, now)),
+                }
+            });
+            match received {
+                Ok(()) if self.wire.room() => {}
+                Ok(()) => {
+                    self.wire.flush().map_err(Stop::Wire)?;
+                    sent |= self.send_waiting(waiting, now)?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => match read_verdict(&error) {
                     true => break,
                     false => return Err(Stop::Tun(error)),
                 },
-            };
-            let bytes = packet.get(..length).unwrap_or_default();
-            let verdict = if length > self.mtu { Err(DropReason::TooBig) } else { self.filter.egress(bytes) };
-            match verdict {
-                Ok(()) if self.wire.push(bytes) => {
-                    taken = true;
-                    self.counters.transmitted(length);
-                }
-                Ok(()) => self.counters.dropped_tx(DropReason::TooBig),
-                Err(reason) => self.counters.dropped_tx(reason),
             }
         }
-        if taken {
+        if sent {
             self.clock.sent(self.now());
         }
         Ok(())
+    }
+
+    /// What waited goes first, as far as the socket takes it. Whether something went.
+    fn send_waiting(&mut self, waiting: &mut Queue, now: Moment) -> Result<bool, Stop> {
+        let mut sent = false;
+        while !waiting.is_empty() && self.wire.room() {
+            let (next, dropped) = waiting.pop(now);
+            count(&self.counters, dropped);
+            if let Some(owned) = next {
+                sent = true;
+                push(&mut self.wire, &self.counters, owned.unit());
+                waiting.recycle(owned);
+            }
+            if !self.wire.room() {
+                self.wire.flush().map_err(Stop::Wire)?;
+            }
+        }
+        Ok(sent)
     }
 
     /// Sleeps until there is something to do.
     async fn wait(&mut self) -> Result<(), Stop> {
         let at = self.started + self.next().unwrap_or(NEVER);
         let (id, draining, started) = (self.id, self.draining.is_some(), self.started);
-        let taking = !draining && self.ready && self.wire.room();
+        let taking = !draining && self.ready;
         tokio::select! {
             ready = self.wire.ready(self.wire.pending()) => {
                 ready.map(|_| ()).map_err(|error| Stop::Wire(WireError::Reset(error)))
             }
-            // Whoever does not read does not ask either: readiness is left to the one that does.
             readable = self.tun.readable(), if taking => readable.map_err(Stop::Tun),
             _ = self.baton.wait_for(|baton| baton.is_beyond(id) || baton.has_fallen(id)), if !draining => Ok(()),
             () = self.probe.notified(), if !draining => {
@@ -338,7 +380,7 @@ impl Pump {
             Stop::Wire(WireError::Tls(error)) => tls::tls_failure(&error, "the router"),
             Stop::Wire(error) => {
                 let reason = match &error {
-                    WireError::TooLong(_) => Reason::ProtocolError,
+                    WireError::TooLong(_) | WireError::Bad(_) => Reason::ProtocolError,
                     _ => Reason::RemoteClosed,
                 };
                 Failure::new(reason, error.class(), chain(&error))
@@ -351,8 +393,28 @@ impl Drop for Pump {
     /// However a session ends, it says goodbye, so that the router forgets it at once.
     fn drop(&mut self) {
         self.wire.close();
-        self.upstream.leave(self.id, self.proof);
+        let thrown = self.upstream.leave(self.id, self.proof);
+        self.counters.dropped_tx_units(DropReason::NotConnected, thrown);
     }
+}
+
+fn push(wire: &mut Wire, counters: &Counters, unit: Unit<'_>) {
+    if wire.push_unit(unit) {
+        counters.transmitted_units(unit.packets(), unit.wire_bytes());
+    } else {
+        counters.dropped_tx_units(DropReason::TooBig, unit.packets());
+    }
+}
+
+fn count(counters: &Counters, dropped: Dropped) {
+    if !dropped.is_none() {
+        counters.dropped_tx_units(DropReason::QueueFull, dropped.packets);
+    }
+}
+
+/// A moment in a ping.
+fn stamp(moment: Moment) -> u64 {
+    u64::try_from(moment.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// What an error of writing a packet to the TUN means: `Some` drops that one packet, `None` means that the device is gone.

@@ -13,12 +13,13 @@
 
 use super::frame;
 use super::frame2::{self, Frame, GoingAway, Hello};
-use super::offload::Unit;
+use super::offload::{self, Limits, Splitter, Unit, check};
 use crate::error::Class;
 pub use crate::state::WireVersion as Version;
 use crate::sys::tun::Offloads;
 use crate::transport::tls;
 pub use crate::transport::tls::ENFTUN_2 as ALPN;
+use crate::tunnel::DropReason;
 use rustls::{AlertDescription, Connection};
 use std::cell::Cell;
 use std::io::{self, BufRead, IoSlice, Write};
@@ -41,6 +42,8 @@ const LARGE: usize = 4096;
 thread_local! {
     /// Where ciphertext lands before `rustls` takes it: one system call for what it would read in pieces of 4 KiB.
     static STAGE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// Where a packet is made of a super-packet.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     /// An empty buffer for whoever on this thread needs one for frames, so that none is made for each record.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
@@ -81,7 +84,18 @@ pub struct Received {
     /// A sign of life came, with the stamp of its ping. Of several the last.
     pub pong: Option<u64>,
     /// Packets whose headers were not sound, and that were thrown away.
-    pub refused: usize,
+    pub unsound: usize,
+    /// Packets that are longer than this end had said it takes, and that were thrown away.
+    pub too_big: usize,
+}
+
+impl Received {
+    /// What was thrown away, and why.
+    pub fn thrown_away(&self) -> impl Iterator<Item = (DropReason, usize)> {
+        [(DropReason::OffloadInvalid, self.unsound), (DropReason::TooBig, self.too_big)]
+            .into_iter()
+            .filter(|(_, packets)| *packets > 0)
+    }
 }
 
 /// What the socket is ready for.
@@ -242,26 +256,48 @@ impl Wire {
 
     /// As the ENF wire has it: a frame for each packet.
     fn push_packets(&mut self, unit: Unit<'_>) -> bool {
-        unit.is_plain() && self.push_v1(unit.packet)
+        let Some(mut packets) = Splitter::new(unit) else { return false };
+        while let Some(length) = packets.next_len() {
+            if length > frame::MAX_PACKET {
+                return false;
+            }
+            if self.record.len() + frame::HEADER + length > RECORD {
+                self.seal();
+            }
+            self.reserve();
+            frame::begin(length, &mut self.record);
+            if packets.append(&mut self.record) != length {
+                return false;
+            }
+        }
+        true
     }
 
-    fn push_v1(&mut self, packet: &[u8]) -> bool {
-        let length = frame::HEADER + packet.len();
-        if packet.len() > frame::MAX_PACKET {
-            return false;
-        }
-        if self.record.len() + length > RECORD {
-            self.seal();
-        }
-        self.reserve();
-        frame::put(packet, &mut self.record)
-    }
-
-    /// As `enftun/2` has it: one frame.
+    /// As `enftun/2` has it: one frame, or as many as the far end wants to have it in.
     fn push_frame(&mut self, unit: Unit<'_>) -> bool {
-        if unit.packet.len() > frame2::MAX_PACKET {
-            return false;
+        let takes = self.peer.unwrap_or(Hello { version: frame2::VERSION, udp: false, mtu: u16::MAX });
+        match check(unit, &Limits { mtu: takes.mtu, udp: takes.udp }) {
+            Ok(()) if unit.packet.len() <= frame2::MAX_PACKET => {
+                self.put_frame(unit);
+                true
+            }
+            Err(DropReason::OffloadInvalid) if !unit.is_plain() => {
+                let (mut scratch, mut all) = (SCRATCH.take(), true);
+                let made = offload::split(unit, &mut scratch, |packet| {
+                    let fits = packet.len() <= usize::from(takes.mtu);
+                    all &= fits;
+                    if fits {
+                        self.put_frame(Unit::plain(packet));
+                    }
+                });
+                SCRATCH.set(scratch);
+                made && all
+            }
+            Ok(()) | Err(_) => false,
         }
+    }
+
+    fn put_frame(&mut self, unit: Unit<'_>) {
         self.reserve();
         frame2::begin_packet(unit.vnet, unit.packet.len(), &mut self.record);
         if unit.packet.len() >= LARGE {
@@ -272,7 +308,6 @@ impl Wire {
                 self.seal();
             }
         }
-        true
     }
 
     /// The record under way gets a buffer, if it has none.
@@ -408,6 +443,7 @@ impl Wire {
 
     /// Decrypts what `tls` holds and takes the frames out of it.
     fn advance(&mut self, each: &mut impl FnMut(Unit<'_>), received: &mut Received) -> Result<(), WireError> {
+        let limits = Limits { mtu: self.own.mtu, udp: self.own.udp };
         let outcome = self.tls.process_new_packets();
         let mut reader = self.tls.reader();
         while let Ok(chunk) = reader.fill_buf() {
@@ -427,7 +463,11 @@ impl Wire {
                     match frame2::take(frame)? {
                         Some((Frame::Packet(unit), _)) => {
                             received.packets += 1;
-                            each(unit);
+                            match check(unit, &limits) {
+                                Ok(()) => each(unit),
+                                Err(DropReason::TooBig) => received.too_big += 1,
+                                Err(_) => received.unsound += 1,
+                            }
                         }
                         Some((Frame::Hello(hello), _)) => self.peer = Some(hello),
                         Some((Frame::Ping(stamp), _)) => received.ping = Some(stamp),

@@ -2,6 +2,9 @@
 //! driven by hand.
 
 use super::*;
+use crate::sys::vnet::Vnet;
+use crate::tunnel::enf::frame2::Why;
+use crate::tunnel::enf::offload::samples::{ACK, Flow, payload};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use std::io::Read;
 use std::sync::Arc;
@@ -51,6 +54,10 @@ async fn plain_and_wire(version: &'static rustls::SupportedProtocolVersion) -> (
 
 async fn wires() -> (Wire, Wire) {
     let (client, server) = configs(&rustls::version::TLS13);
+    wires_with(client, server).await
+}
+
+async fn wires_with(client: Arc<rustls::ClientConfig>, server: Arc<rustls::ServerConfig>) -> (Wire, Wire) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let near = async {
@@ -341,4 +348,129 @@ async fn a_refused_client_reads_the_alert_even_when_its_write_fails_first() {
     let alert = AlertDescription::CertificateRequired;
     assert!(matches!(&error, WireError::Tls(rustls::Error::AlertReceived(got)) if *got == alert), "{error:?}");
     assert_eq!(error.class(), Class::Credentials);
+}
+
+/// Two ends that agreed on `enftun/2`, and have said what they take.
+async fn wires_v2(near: (bool, u16), far: (bool, u16)) -> (Wire, Wire) {
+    let (client, server) = configs(&rustls::version::TLS13);
+    let (mut client, mut server) = (Arc::unwrap_or_clone(client), Arc::unwrap_or_clone(server));
+    client.alpn_protocols = vec![ALPN.to_vec()];
+    server.alpn_protocols = vec![ALPN.to_vec()];
+    let (mut one, mut other) = wires_with(Arc::new(client), Arc::new(server)).await;
+    assert_eq!((one.version(), other.version()), (Version::V2, Version::V2));
+    one.greet(Offloads { tcp: true, udp: near.0 }, near.1);
+    other.greet(Offloads { tcp: true, udp: far.0 }, far.1);
+    flush_all(&mut one).await;
+    flush_all(&mut other).await;
+    for receiver in [&mut one, &mut other] {
+        while receiver.peer().is_none() {
+            receiver.ready(false).await.unwrap();
+            assert_eq!(receiver.receive(|_| panic!("a packet")).unwrap().packets, 0);
+        }
+    }
+    (one, other)
+}
+
+/// Everything that arrives until there are as many units.
+async fn units(wire: &mut Wire, wanted: usize) -> (Vec<(Vnet, Vec<u8>)>, Received) {
+    let (mut units, mut all) = (Vec::new(), Received::default());
+    while units.len() < wanted {
+        wire.ready(false).await.unwrap();
+        let received = wire.receive(|unit| units.push((unit.vnet, unit.packet.to_vec()))).unwrap();
+        all.unsound += received.unsound;
+        all.too_big += received.too_big;
+        all.ping = received.ping.or(all.ping);
+        all.pong = received.pong.or(all.pong);
+    }
+    (units, all)
+}
+
+#[tokio::test]
+async fn super_packets_cross_as_they_are_and_take_no_notice_of_records() {
+    let (mut near, mut far) = wires_v2((true, 1280), (true, 1280)).await;
+    let flow = Flow::tcp(true);
+    let large = flow.unit(0, 7, ACK, &payload(1, 60_000), 1200);
+    let small = (Vnet::default(), flow.packet(0, 9, ACK, b"lone"));
+    let partial = Flow::udp(true).unit(0, 0, 0, b"to be summed", 0);
+    let sent: Vec<_> = [&large, &small, &large, &large, &partial].into_iter().cloned().collect();
+    for (vnet, packet) in &sent {
+        assert!(near.push_unit(Unit { vnet: *vnet, packet }));
+    }
+    let (_, (got, received)) = tokio::join!(flush_all(&mut near), units(&mut far, sent.len()));
+    assert_eq!(got, sent);
+    assert_eq!((received.unsound, received.too_big), (0, 0));
+}
+
+#[tokio::test]
+async fn what_the_far_end_does_not_take_is_sent_as_packets() {
+    let (mut near, mut far) = wires_v2((true, 1280), (false, 1280)).await;
+    let (udp, tcp) = (Flow::udp(true), Flow::tcp(true));
+    let (vnet, packet) = udp.unit(0, 0, 0, &payload(2, 3000), 1000);
+    assert!(near.push_unit(Unit { vnet, packet: &packet }), "it takes no UDP super-packets");
+    let (vnet, packet) = tcp.unit(0, 1, ACK, &payload(3, 1000), 100);
+    assert!(near.push_unit(Unit { vnet, packet: &packet }), "segments of 100 bytes are too small for a super-packet");
+    assert!(!near.push(&[0x60; 1281]), "longer than the far end's MTU");
+    let mut expected = udp.packets(0, 0, 0, &payload(2, 3000), 1000);
+    expected.extend(tcp.packets(0, 1, ACK, &payload(3, 1000), 100));
+    let (_, (got, received)) = tokio::join!(flush_all(&mut near), units(&mut far, expected.len()));
+    assert_eq!(got, expected.into_iter().map(|packet| (Vnet::default(), packet)).collect::<Vec<_>>());
+    assert_eq!((received.unsound, received.too_big), (0, 0));
+}
+
+#[tokio::test]
+async fn a_header_that_is_not_sound_costs_its_packet_and_not_the_session() {
+    let (mut near, mut far) = wires_v2((true, 1280), (true, 1280)).await;
+    let flow = Flow::tcp(true);
+    let (vnet, packet) = flow.unit(0, 7, ACK, &payload(1, 5000), 1200);
+    // What no honest end sends: around the sender's own judgement.
+    for bad in [Vnet { gso_size: 1, ..vnet }, Vnet { gso_type: Vnet::TCPV4, ..vnet }, Vnet { flags: 0, ..vnet }] {
+        near.put_frame(Unit { vnet: bad, packet: &packet });
+    }
+    near.put_frame(Unit::plain(&flow.packet(0, 7, ACK, &payload(1, 1300))));
+    assert!(near.push_unit(Unit { vnet, packet: &packet }));
+    let (_, (got, received)) = tokio::join!(flush_all(&mut near), units(&mut far, 1));
+    assert_eq!(got, vec![(vnet, packet.to_vec())]);
+    assert_eq!((received.unsound, received.too_big), (3, 1));
+}
+
+#[tokio::test]
+async fn signs_of_life_and_last_words_are_no_packets() {
+    let (mut near, mut far) = wires_v2((true, 1280), (true, 1400)).await;
+    assert_eq!(near.peer().map(|peer| (peer.version, peer.mtu)), Some((2, 1400)));
+    near.ping(42);
+    assert!(near.push(b"\x60"));
+    let (_, (_, received)) = tokio::join!(flush_all(&mut near), units(&mut far, 1));
+    assert_eq!(received.ping, Some(42));
+    far.pong(42);
+    far.go_away(GoingAway { why: Why::ShuttingDown, after: 1500 });
+    assert!(far.push(b"\x60"));
+    let (_, (_, received)) = tokio::join!(flush_all(&mut far), units(&mut near, 1));
+    assert_eq!(received.pong, Some(42));
+    assert_eq!(near.going_away(), Some(GoingAway { why: Why::ShuttingDown, after: 1500 }));
+}
+
+#[tokio::test]
+async fn a_super_packet_goes_to_an_old_far_end_as_the_packets_that_it_stands_for() {
+    let (mut near, mut far) = wires().await;
+    let flow = Flow::tcp(true);
+    let (vnet, packet) = flow.unit(0, 7, ACK, &payload(1, 60_000), 1200);
+    assert!(near.push_unit(Unit { vnet, packet: &packet }));
+    near.ping(1);
+    near.go_away(GoingAway { why: Why::Superseded, after: 0 });
+    let expected = flow.packets(0, 7, ACK, &payload(1, 60_000), 1200);
+    let whole = |units: Vec<(Vnet, Vec<u8>)>| {
+        let mut packets = Vec::new();
+        for (vnet, packet) in units {
+            assert!(
+                offload::split(Unit { vnet, packet: &packet }, &mut Vec::new(), |packet| packets.push(packet.to_vec()))
+            );
+        }
+        packets
+    };
+    let mut got = Vec::new();
+    flush_all(&mut near).await;
+    while got.len() < expected.len() {
+        got.extend(whole(units(&mut far, 1).await.0));
+    }
+    assert_eq!(got, expected);
 }

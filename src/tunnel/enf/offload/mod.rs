@@ -12,7 +12,7 @@ mod check;
 pub mod checksum;
 mod gro;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 mod split;
 
 pub use check::{Limits, TCP_SEGMENT, UDP_SEGMENTS, check};

@@ -66,6 +66,14 @@ impl Shape {
 }
 
 impl Unit<'_> {
+    /// Bytes of the longest packet that it stands for.
+    pub fn longest(&self) -> usize {
+        match Shape::of(self) {
+            Some(Shape::Segments { headers, size, .. }) => headers + size,
+            _ => self.packet.len(),
+        }
+    }
+
     /// How many packets it stands for. At least 1, whatever its header says.
     pub fn packets(&self) -> usize {
         match Shape::of(self) {
