@@ -16,6 +16,7 @@ mod kernel;
 mod last_mile;
 mod lockdown;
 mod names;
+mod offload;
 mod overlap;
 mod path;
 mod proxies;
