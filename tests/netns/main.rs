@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bufferbloat;
 mod card;
 mod daemon;
 #[cfg(feature = "enrol")]
