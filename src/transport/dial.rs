@@ -16,6 +16,10 @@ const USER_TIMEOUT: Duration = Duration::from_secs(60);
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(6);
 
+/// With more than this not sent yet, the socket takes no more (`TCP_NOTSENT_LOWAT`): what waits, waits where it can be chosen
+/// from, not in the kernel behind what came before.
+const NOT_SENT: u32 = 64 * 1024;
+
 /// What a tunnel socket carries from its first packet on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -158,6 +162,7 @@ fn prepare(peer: SocketAddr, options: &Options) -> Result<TcpSocket, DialError> 
     socket.set_tcp_nodelay(true).map_err(failed)?;
     socket.set_tcp_keepalive(&KEEPALIVE).map_err(failed)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT)).map_err(failed)?;
+    socket.set_tcp_notsent_lowat(NOT_SENT).map_err(failed)?;
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
@@ -177,6 +182,7 @@ mod tests {
         assert!(socket.tcp_nodelay().unwrap());
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOT_SENT);
     }
 
     #[tokio::test]

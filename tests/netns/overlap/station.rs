@@ -12,7 +12,7 @@ use enftun::tunnel::enf::packet::{Packet, ROUTER, echo_reply};
 use enftun::tunnel::enf::session::{self, Spec};
 use enftun::tunnel::enf::succession::claimed;
 use enftun::tunnel::enf::wire::{Version, Wire, WireError};
-use enftun::tunnel::{Counters, Proof, Reporter, Session, SessionEvent, Upstream};
+use enftun::tunnel::{Counters, DropReason, Proof, Reporter, Session, SessionEvent, Upstream};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -366,14 +366,10 @@ pub async fn reaches(peer: &mut Peer, expected: u32) {
 
 /// Sends until the session's socket takes nothing more, and what waits for it is more than may.
 pub async fn flood(pair: &Pair) {
-    let full = || {
-        let link = ip("-s link show enf0");
-        let dropped = link.lines().last().unwrap().split_whitespace().nth(3).unwrap().to_owned();
-        dropped != "0" || pair.station.counters.totals().tx_dropped > 0
-    };
+    let full = || pair.station.counters.drop_reasons().iter().any(|(reason, _)| *reason == DropReason::QueueFull);
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !full() {
-        assert!(tokio::time::Instant::now() < deadline, "somebody reads");
+        assert!(tokio::time::Instant::now() < deadline, "somebody reads, or nobody drops");
         for _ in 0..1000 {
             let _ = pair.host.try_send(&[0; 1000]);
         }
