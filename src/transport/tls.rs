@@ -30,7 +30,7 @@ pub const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &
 pub const ENFTUN_2: &[u8] = b"enftun/2";
 
 /// The wires that both ends of this program offer and take by name, the most wanted first.
-pub const WIRES: &[&[u8]] = &[];
+pub const WIRES: &[&[u8]] = &[ENFTUN_2];
 
 /// Why there is no TLS configuration.
 #[derive(Debug, thiserror::Error)]

@@ -13,10 +13,11 @@
 
 use super::frame;
 use super::frame2::{self, Frame, GoingAway, Hello};
-use super::offload::{self, Limits, Splitter, Unit, check};
+use super::offload::{self, Gro, Limits, Splitter, Unit, check};
 use crate::error::Class;
 pub use crate::state::WireVersion as Version;
 use crate::sys::tun::Offloads;
+use crate::sys::vnet::Vnet;
 use crate::transport::tls;
 pub use crate::transport::tls::ENFTUN_2 as ALPN;
 use crate::tunnel::DropReason;
@@ -46,6 +47,8 @@ thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     /// An empty buffer for whoever on this thread needs one for frames, so that none is made for each record.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// What makes super-packets of packets. It holds nothing between two calls of [`Wire::receive`].
+    static GRO: Cell<Option<Box<Gro>>> = const { Cell::new(None) };
 }
 
 /// What the clock in a pong counts from.
@@ -65,8 +68,9 @@ pub struct Wire {
     unsent: usize,
     /// What the handshake left in `tls` has been looked at.
     primed: bool,
-    /// What this end has said of itself.
+    /// What this end has said of itself, and what is taken where its units go.
     own: Hello,
+    sink: Offloads,
     /// What the far end has said of itself.
     peer: Option<Hello>,
     away: Option<GoingAway>,
@@ -175,6 +179,7 @@ impl Wire {
             unsent: 0,
             primed: false,
             own: Hello { version: frame2::VERSION, udp: false, mtu: u16::MAX },
+            sink: Offloads::default(),
             peer: None,
             away: None,
         }
@@ -183,6 +188,7 @@ impl Wire {
     /// Says what this end is, before anything else is said. On the ENF wire nothing is, but what is coalesced follows it too.
     pub fn greet(&mut self, offloads: Offloads, mtu: u16) {
         self.own = Hello { version: frame2::VERSION, udp: offloads.udp, mtu };
+        self.sink = offloads;
         self.say(|record, own| frame2::put_hello(own, record));
     }
 
@@ -277,11 +283,13 @@ impl Wire {
     fn push_frame(&mut self, unit: Unit<'_>) -> bool {
         let takes = self.peer.unwrap_or(Hello { version: frame2::VERSION, udp: false, mtu: u16::MAX });
         match check(unit, &Limits { mtu: takes.mtu, udp: takes.udp }) {
-            Ok(()) if unit.packet.len() <= frame2::MAX_PACKET => {
+            Ok(()) if unit.packet.len() > frame2::MAX_PACKET => false,
+            Ok(()) if unit.is_plain() || unit.vnet.gso_type != Vnet::NONE => {
                 self.put_frame(unit);
                 true
             }
-            Err(DropReason::OffloadInvalid) if !unit.is_plain() => {
+            // A lone packet goes with its whole checksum: then the far end can make one of many, which saves more.
+            Ok(()) | Err(DropReason::OffloadInvalid) if !unit.is_plain() => {
                 let (mut scratch, mut all) = (SCRATCH.take(), true);
                 let made = offload::split(unit, &mut scratch, |packet| {
                     let fits = packet.len() <= usize::from(takes.mtu);
@@ -333,18 +341,25 @@ impl Wire {
         self.tls.wants_write() || !self.record.is_empty()
     }
 
-    /// Reads what is there, at most about 64 KiB, and calls `each` for every whole packet. Packets that arrived before the
-    /// end of the connection are handed on before the error is returned.
+    /// Reads what is there, at most about 128 KiB, and calls `each` for every packet, or for what became of several of a flow.
+    /// Packets that arrived before the end of the connection are handed on before the error is returned.
     pub fn receive(&mut self, mut each: impl FnMut(Unit<'_>)) -> Result<Received, WireError> {
         let mut received = Received::default();
+        let mut gro = GRO.take().unwrap_or_default();
+        gro.for_sink(self.sink);
+        let mut outcome = Ok(());
         if !self.primed {
             self.primed = true;
-            self.advance(&mut each, &mut received)?;
+            outcome = self.advance(&mut gro, &mut each, &mut received);
         }
-        let mut stage = STAGE.take();
-        stage.resize(READ, 0);
-        let outcome = self.read_into(&mut stage, &mut each, &mut received);
-        STAGE.set(stage);
+        if outcome.is_ok() {
+            let mut stage = STAGE.take();
+            stage.resize(READ, 0);
+            outcome = self.read_into(&mut stage, &mut gro, &mut each, &mut received);
+            STAGE.set(stage);
+        }
+        gro.flush(&mut each);
+        GRO.set(Some(gro));
         outcome.map(|()| received)
     }
 
@@ -413,6 +428,7 @@ impl Wire {
     fn read_into(
         &mut self,
         stage: &mut [u8],
+        gro: &mut Gro,
         each: &mut impl FnMut(Unit<'_>),
         received: &mut Received,
     ) -> Result<(), WireError> {
@@ -425,7 +441,7 @@ impl Wire {
                     let mut bytes = stage.get(..length).unwrap_or_default();
                     while !bytes.is_empty() {
                         self.tls.read_tls(&mut bytes).map_err(WireError::Reset)?;
-                        self.advance(each, received)?;
+                        self.advance(gro, each, received)?;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -442,7 +458,12 @@ impl Wire {
     }
 
     /// Decrypts what `tls` holds and takes the frames out of it.
-    fn advance(&mut self, each: &mut impl FnMut(Unit<'_>), received: &mut Received) -> Result<(), WireError> {
+    fn advance(
+        &mut self,
+        gro: &mut Gro,
+        each: &mut impl FnMut(Unit<'_>),
+        received: &mut Received,
+    ) -> Result<(), WireError> {
         let limits = Limits { mtu: self.own.mtu, udp: self.own.udp };
         let outcome = self.tls.process_new_packets();
         let mut reader = self.tls.reader();
@@ -455,7 +476,7 @@ impl Wire {
                 Version::V1 => take_frames(&mut self.partial, chunk, frame::length, |frame| {
                     if let Some((packet, _)) = frame::take(frame)? {
                         received.packets += 1;
-                        each(Unit::plain(packet));
+                        gro.push(packet, each);
                     }
                     Ok::<_, frame::TooLong>(())
                 })?,
@@ -464,7 +485,12 @@ impl Wire {
                         Some((Frame::Packet(unit), _)) => {
                             received.packets += 1;
                             match check(unit, &limits) {
-                                Ok(()) => each(unit),
+                                Ok(()) if unit.is_plain() => gro.push(unit.packet, each),
+                                Ok(()) => {
+                                    // Whatever is held of its flow came before it.
+                                    gro.flush(each);
+                                    each(unit);
+                                }
                                 Err(DropReason::TooBig) => received.too_big += 1,
                                 Err(_) => received.unsound += 1,
                             }
