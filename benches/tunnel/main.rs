@@ -161,8 +161,3 @@ fn number_outside(process: u32) -> Option<u32> {
     let entries = std::fs::read_dir(processes).ok()?.flatten().map(|entry| entry.path());
     entries.filter(|path| is_it(path)).find_map(|path| path.file_name()?.to_str()?.parse().ok())
 }
-
-/// Whether what was built speaks two wires, and can be told to speak the old one.
-fn two_wires() -> bool {
-    include_str!("../../src/config/tunnel.rs").contains("\"wire\"")
-}

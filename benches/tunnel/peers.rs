@@ -90,7 +90,11 @@ impl Peer {
     pub fn connect(&mut self) -> Outcome<Duration> {
         self.start_far()?;
         let begun = self.start_near()?;
-        Ok(self.bed.carries(UP).map_err(|failure| self.explain(failure))? - begun)
+        let time = self.bed.carries(UP).map_err(|failure| self.explain(failure))? - begun;
+        if matches!(self.kind, Kind::V1 | Kind::V2) {
+            self.speaks()?;
+        }
+        Ok(time)
     }
 
     /// The far end's program is killed and started again; the time until a packet came back.
@@ -279,7 +283,7 @@ impl Peer {
              [tun]\ndev = \"enfr0\"\nmtu = {MTU}\naddresses = [\"{INNER_FAR}/64\"]\n"
         );
         write(&path.join("router.toml"), router.as_bytes(), 0o644);
-        let wire = if self.kind == Kind::V1 && crate::two_wires() { "wire = \"v1\"\n" } else { "" };
+        let wire = if self.kind == Kind::V1 { "wire = \"v1\"\n" } else { "" };
         let tunnel = format!(
             "kind = \"enf\"\n[tun]\nmtu = {MTU}\n[remote]\nhosts = [\"{FAR}\"]\nca_cert_file = \"ca.pem\"\nname = \"{NAME}\"\n{wire}\
              [route]\nprefixes = [\"fd00:8f80::/32\"]\nlockdown = \"session\"\n[identity]\ncert_file = \"client.crt.pem\"\n\
@@ -306,6 +310,16 @@ impl Peer {
         self.near = Some(start(command, &path.join("near.log"))?);
         until("the daemon on the bus", Duration::from_secs(10), || self.ctl(&["list"]).is_ok())
             .map_err(|failure| self.explain(failure))
+    }
+
+    /// A case that speaks another wire than it says would be worse than one that fails.
+    fn speaks(&self) -> Outcome<()> {
+        let status: serde_json::Value =
+            serde_json::from_str(&self.ctl(&["status", TUNNEL, "--json"])?).map_err(|error| error.to_string())?;
+        match &status["tunnels"][0]["tls"]["wire"] {
+            wire if wire == self.kind.key() => Ok(()),
+            wire => Err(format!("it speaks {wire}")),
+        }
     }
 
     fn ctl(&self, arguments: &[&str]) -> Outcome<String> {
