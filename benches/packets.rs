@@ -80,7 +80,7 @@ fn filter(criterion: &mut Criterion) {
     let filter = Filter::new(own, None, &["::/0".parse().unwrap()]);
     let mut group = criterion.benchmark_group("filter");
     for length in LENGTHS {
-        let out = packet(&Flow::tcp(true), length.max(72));
+        let out = packet(&Flow::udp(true), length);
         let mut back = out.clone();
         back[8..40].rotate_left(16);
         assert!(filter.egress(&out).is_ok());
