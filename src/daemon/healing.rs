@@ -131,7 +131,7 @@ impl Daemon {
         for id in successor.into_iter().chain(tunnel.state.session()) {
             let text = format!("the device {dev} was taken away; it is made again");
             let failure = Failure::new(Reason::LinkLost, Class::Transient, text);
-            self.feed(name, Event::Ended(id, Ended { failure, unheard: false })).await;
+            self.feed(name, Event::Ended(id, Ended::of(failure))).await;
         }
     }
 

@@ -10,7 +10,7 @@ use crate::files;
 use crate::logging::message;
 use crate::plan::Openings;
 use crate::state::health::Connectivity;
-use crate::state::{Cause, Ended, Event, Failure, Link, Reason, SessionId, Successor};
+use crate::state::{Again, Cause, Ended, Event, Failure, Link, Reason, SessionId, Successor};
 use crate::tunnel::enf::session::{self, Spec};
 use crate::tunnel::{Reporter, Session, SessionEvent};
 use std::net::Ipv6Addr;
@@ -154,7 +154,7 @@ impl Daemon {
         self.note_live(name).await;
     }
 
-    async fn session_ended(&mut self, name: &str, session: SessionId, ended: Ended) {
+    async fn session_ended(&mut self, name: &str, session: SessionId, mut ended: Ended) {
         let tick = self.tick();
         let Some(tunnel) = self.tunnels.get_mut(name) else { return };
         tunnel.sessions.remove(&session);
@@ -162,7 +162,14 @@ impl Daemon {
             (tunnel.state.session() == Some(session), tunnel.state.connected_for(tick.now), &tunnel.state.link)
         {
             let retry = tunnel.config.retry;
-            tunnel.remotes.lost(link.index, lived, tick, &retry);
+            let index = link.index;
+            tunnel.remotes.lost(index, lived, tick, &retry);
+            if let Again::NotBefore(wait) = ended.again {
+                let count = tunnel.config.remote.hosts.len();
+                if tunnel.remotes.went_away(index, wait, count, tick, &retry) {
+                    ended.again = Again::AtOnce;
+                }
+            }
         }
         if tunnel.speaks(session) {
             if tunnel.state.session() != Some(session) {
@@ -214,7 +221,7 @@ impl Daemon {
             Ok(tun) => tun,
             Err(text) => {
                 let failure = Failure::new(Reason::LinkLost, Class::Transient, text);
-                return Some(Event::Ended(id, Ended { failure, unheard: false }));
+                return Some(Event::Ended(id, Ended::of(failure)));
             }
         };
         tunnel.session_on = tunnel.ifindex;

@@ -168,6 +168,27 @@ pub struct Ended {
     pub failure: Failure,
     /// The handshake was complete but no frame had arrived, and the far end closed.
     pub unheard: bool,
+    /// When it is worth trying again, if that can be.
+    pub again: Again,
+}
+
+impl Ended {
+    /// It came to nothing, and is tried again as everything is.
+    pub fn of(failure: Failure) -> Self {
+        Self { failure, unheard: false, again: Again::InTurn }
+    }
+}
+
+/// When to try again after the end of a session, where that is worth it at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Again {
+    /// After the back-off.
+    #[default]
+    InTurn,
+    /// The far end said so: not for this long. Longer than `retry.max` nobody waits.
+    NotBefore(Duration),
+    /// There is another far end that does not wait.
+    AtOnce,
 }
 
 /// Tells the sessions of a tunnel apart, so that a late word of an old one means nothing.
@@ -503,6 +524,11 @@ impl Tunnel {
         self.insisting = None;
         let phase = if failure.class == Class::Transient { Phase::Reconnecting } else { Phase::Error };
         let delay = self.delay(&failure, policy, tick);
+        let delay = match ended.again {
+            Again::AtOnce if failure.class == Class::Transient => Duration::ZERO,
+            Again::NotBefore(wait) => delay.max(wait.min(policy.retry.max)),
+            Again::AtOnce | Again::InTurn => delay,
+        };
         self.enter(phase, failure.reason);
         self.last_failure = Some(failure);
         vec![Effect::Apply, self.wake_at(Some(tick.now + delay))]

@@ -6,6 +6,7 @@
 //! connected       better(): more preferred ones, none that waits; return_at() says when to ask
 //! refused         waits  retry.first .. retry.max, doubling, less a random share
 //! lost, and again waits  retry.stable_after .. LONGEST, doubling: no flapping
+//! went away       waits, and is not tried: as long as it said, at most retry.max
 //! ```
 
 use super::backoff::{Backoff, jittered};
@@ -51,11 +52,13 @@ struct Remote {
     flaps: u32,
     /// Its session took over from that of a less preferred one.
     returned: bool,
+    /// It has said that it is not to be called before.
+    away_until: Moment,
 }
 
 impl Remotes {
     /// Which of `count` remotes to try, in this order: each once, those that wait behind the others, the one due first before
-    /// the rest. The one that is in use or was until a moment ago goes first.
+    /// the rest. The one that is in use or was until a moment ago goes first. Those that went away are left out, unless all did.
     pub fn order(&self, count: usize, now: Moment) -> Vec<usize> {
         let recent = self.last.filter(|(_, lost)| now.saturating_sub(*lost) <= SHORT_OUTAGE).map(|(index, _)| index);
         let proven = self.active.or(recent);
@@ -64,7 +67,24 @@ impl Remotes {
             let wait = self.due(index).saturating_sub(now);
             (wait > Duration::ZERO, proven != Some(index), wait, index)
         });
+        if order.iter().any(|index| !self.is_away(*index, now)) {
+            order.retain(|index| !self.is_away(*index, now));
+        }
         order
+    }
+
+    /// A remote said that it goes away, and not to call it for so long. Whether another of `count` remotes does not wait.
+    /// Who does that again and again waits longer each time.
+    pub fn went_away(&mut self, index: usize, wait: Duration, count: usize, tick: Tick, retry: &Retry) -> bool {
+        let remote = self.each.entry(index).or_default();
+        let in_turn = remote.backoff.next(retry, tick.random);
+        remote.away_until = tick.now + wait.min(retry.max);
+        remote.retry_at = tick.now + in_turn;
+        (0..count).any(|other| other != index && self.due(other) <= tick.now)
+    }
+
+    fn is_away(&self, index: usize, now: Moment) -> bool {
+        self.each.get(&index).is_some_and(|remote| remote.away_until > now)
     }
 
     /// A remote ends the handshake with everybody who offers it a wire by name, and takes who offers none.
@@ -88,7 +108,7 @@ impl Remotes {
         let before = self.active.replace(index);
         let same = before.or(self.last.map(|(last, _)| last)) == Some(index);
         let remote = self.each.entry(index).or_default();
-        remote.retry_at = Duration::ZERO;
+        (remote.retry_at, remote.away_until) = (Duration::ZERO, Duration::ZERO);
         remote.returned = match before {
             Some(before) if before == index => remote.returned,
             Some(before) => before > index,
@@ -161,7 +181,9 @@ impl Remotes {
     }
 
     fn due(&self, index: usize) -> Moment {
-        self.each.get(&index).map_or(Duration::ZERO, |remote| remote.retry_at.max(remote.settle_at))
+        self.each
+            .get(&index)
+            .map_or(Duration::ZERO, |remote| remote.retry_at.max(remote.settle_at).max(remote.away_until))
     }
 
     fn between_looks(&self, tick: Tick, retry: &Retry) -> Duration {

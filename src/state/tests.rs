@@ -29,7 +29,7 @@ fn link() -> Link {
 }
 
 fn closed(class: Class, unheard: bool) -> Ended {
-    Ended { failure: Failure::new(Reason::RemoteClosed, class, "the router closed the connection"), unheard }
+    Ended { unheard, ..Ended::of(Failure::new(Reason::RemoteClosed, class, "the router closed the connection")) }
 }
 
 fn last_start(effects: &[Effect]) -> Option<SessionId> {
@@ -243,7 +243,7 @@ fn a_way_down_that_fails_is_tried_again_until_it_works() {
 fn a_clock_that_was_set_gives_certificates_that_were_not_yet_valid_another_chance() {
     let mut story = Story::connected(0);
     let early = Failure::new(Reason::CertificateNotYetValid, Class::Transient, "the clock is wrong");
-    story.end(Ended { failure: early, unheard: false }, 1);
+    story.end(Ended::of(early), 1);
     assert!(last_start(&story.tell(Event::ClockSet, at(1))).is_some());
     story.end(closed(Class::Transient, false), 2);
     assert_eq!(story.tell(Event::ClockSet, at(2)), [], "other failures wait for their time");
@@ -376,7 +376,7 @@ fn without_any_network_the_next_attempt_waits_for_one() {
     let mut story = Story::new();
     story.tell(Event::Connect(Reason::User), at(0));
     let failure = Failure::new(Reason::NoNetwork, Class::Transient, "no way leads there");
-    let effects = story.end(Ended { failure, unheard: false }, 1);
+    let effects = story.end(Ended::of(failure), 1);
     assert!(effects.contains(&Effect::WakeAt(Some(Duration::from_secs(61)))), "{effects:?}");
     assert_eq!(story.tunnel.reason, Reason::NoNetwork);
 }
@@ -529,5 +529,34 @@ proptest! {
             }
             prop_assert_eq!(tunnel.phase == Phase::Connected, tunnel.link.is_some());
         }
+    }
+}
+
+#[test]
+fn a_far_end_that_goes_away_says_when_to_come_back_and_nobody_waits_longer_than_the_longest_delay() {
+    let away = |class, again| {
+        let mut story = Story::connected(0);
+        let failure = Failure::new(Reason::GoingAway, class, "the router is being shut down");
+        let effects = story.end(Ended { again, ..Ended::of(failure) }, 100);
+        assert_eq!(story.tunnel.reason, Reason::GoingAway);
+        assert!(story.tunnel.last_failure.as_ref().is_some_and(|failure| failure.text.contains("shut down")));
+        let wake = effects.iter().find_map(|effect| match effect {
+            Effect::WakeAt(at) => *at,
+            _ => None,
+        });
+        wake.unwrap().as_secs() - 100
+    };
+    let (before, seconds) = (Again::NotBefore, Duration::from_secs);
+    for (class, again, expected) in [
+        (Class::Transient, Again::InTurn, 1),
+        (Class::Transient, before(seconds(0)), 1),
+        (Class::Transient, before(seconds(7)), 7),
+        (Class::Transient, before(seconds(3600)), 60),
+        (Class::Transient, Again::AtOnce, 0),
+        // What only a change from outside mends is not mended by another far end.
+        (Class::Credentials, Again::AtOnce, 60),
+        (Class::Credentials, before(seconds(7)), 60),
+    ] {
+        assert_eq!(away(class, again), expected, "{class:?} {again:?}");
     }
 }

@@ -134,7 +134,7 @@ impl Simulation {
                         World::Good | World::Refuses => (Reason::RemoteClosed, false),
                     };
                     let failure = Failure::new(reason, Class::Transient, "simulated");
-                    self.tell(Event::Ended(id, Ended { failure, unheard }));
+                    self.tell(Event::Ended(id, Ended { unheard, ..Ended::of(failure) }));
                 }
                 None => {
                     self.wake = None;

@@ -352,3 +352,50 @@ proptest! {
         prop_assert_eq!(driver.moved_back, 1);
     }
 }
+
+#[test]
+fn one_that_went_away_is_not_tried_until_it_is_back_unless_there_is_no_other() {
+    let mut remotes = Remotes::default();
+    session(&mut remotes, 0, 0, 100);
+    assert!(remotes.went_away(0, secs(30), 2, at(100), &RETRY), "the other does not wait");
+    assert_eq!((remotes.order(2, secs(100)), remotes.order(2, secs(129))), (vec![1], vec![1]));
+    // It was the last good one, and is preferred.
+    assert_eq!(remotes.order(2, secs(130)), [0, 1]);
+    assert_eq!(remotes.return_at(1), Some(secs(130)), "nobody looks for it before either");
+
+    let mut alone = Remotes::default();
+    session(&mut alone, 0, 0, 100);
+    assert!(!alone.went_away(0, secs(30), 1, at(100), &RETRY));
+    assert_eq!(alone.order(1, secs(100)), [0], "there must be something to try");
+
+    let mut both = Remotes::default();
+    both.refused(1, at(100), &RETRY);
+    session(&mut both, 0, 0, 100);
+    assert!(!both.went_away(0, secs(30), 2, at(100), &RETRY), "the other waits, too");
+}
+
+#[test]
+fn no_hint_is_longer_than_the_longest_delay_and_none_can_make_two_remotes_take_turns_without_a_pause() {
+    let mut remotes = Remotes::default();
+    session(&mut remotes, 0, 0, 100);
+    assert!(remotes.went_away(0, secs(86_400), 2, at(100), &RETRY));
+    assert_eq!((remotes.order(2, secs(159)), remotes.order(2, secs(160))), (vec![1], vec![0, 1]));
+    let mut remotes = Remotes::default();
+    for (index, seconds) in [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2)] {
+        session(&mut remotes, index, seconds, seconds);
+        let other_is_free = remotes.went_away(index, Duration::ZERO, 2, at(seconds), &RETRY);
+        assert_eq!(other_is_free, (index, seconds) == (0, 0), "{index} at {seconds}");
+    }
+}
+
+#[test]
+fn whoever_takes_no_names_is_remembered_until_somebody_wants_it_tried_now() {
+    let mut remotes = Remotes::default();
+    remotes.takes_no_names(1);
+    session(&mut remotes, 1, 0, 1000);
+    remotes.refused(1, at(1001), &RETRY);
+    remotes.network_changed(secs(1002));
+    assert!(remotes.nameless().iter().eq(&[1]));
+    remotes.reset();
+    assert!(remotes.nameless().is_empty());
+}

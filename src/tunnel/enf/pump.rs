@@ -10,6 +10,7 @@
 
 use super::device;
 use super::filter::{Filter, Ingress};
+use super::frame2::{GoingAway, Why};
 use super::heartbeat;
 use super::liveness::{Beat, Clock};
 use super::offload::Unit;
@@ -19,7 +20,7 @@ use super::succession;
 use super::wire::{Version, Wire, WireError};
 use crate::config;
 use crate::error::{Class, chain};
-use crate::state::{Ended, Failure, Link, Moment, Reason, SessionId};
+use crate::state::{Again, Ended, Failure, Link, Moment, Reason, SessionId};
 use crate::sys::tun::Tun;
 use crate::transport::tls;
 use crate::tunnel::{Baton, Counters, DropReason, Proof, Reporter, SessionEvent, Upstream};
@@ -63,6 +64,9 @@ pub(super) struct Pump {
     draining: Option<Draining>,
     /// Bytes of the largest packet that may enter the tunnel.
     mtu: usize,
+    /// What the far end has said of itself has been looked at.
+    greeted: bool,
+    name: String,
 }
 
 /// A newer session has taken over.
@@ -114,6 +118,8 @@ impl Pump {
             suspect: false,
             draining: None,
             mtu: usize::from(enf.tun.mtu),
+            greeted: false,
+            name: spec.tunnel.name.clone(),
         }
     }
 
@@ -255,6 +261,16 @@ impl Pump {
                 counters.heartbeat(round_trip);
             }
         }
+        if !self.greeted
+            && let Some(peer) = self.wire.peer()
+        {
+            self.greeted = true;
+            if usize::from(peer.mtu) < self.mtu {
+                log::warn!(ENFTUN_TUNNEL = self.name.as_str();
+                    "the router takes packets of up to {} bytes, and longer ones of this host are dropped: write mtu = {} \
+                     below [tun]", peer.mtu, peer.mtu);
+            }
+        }
         for (reason, packets) in received.thrown_away() {
             counters.dropped_rx_units(reason, packets);
         }
@@ -356,7 +372,13 @@ impl Pump {
     fn ended(&self, stop: Stop) -> Ended {
         let stop = if self.draining.is_some() || self.is_succeeded() { Stop::Drained } else { stop };
         let by_far_end = matches!(stop, Stop::Wire(WireError::Closed | WireError::Eof | WireError::Reset(_)));
-        Ended { failure: self.failure(stop), unheard: by_far_end && !self.ready }
+        match self.wire.going_away().filter(|_| by_far_end) {
+            Some(away) => {
+                let wait = Duration::from_millis(away.after.into());
+                Ended { failure: went_away(away, wait), unheard: false, again: Again::NotBefore(wait) }
+            }
+            None => Ended { unheard: by_far_end && !self.ready, ..Ended::of(self.failure(stop)) },
+        }
     }
 
     fn failure(&self, stop: Stop) -> Failure {
@@ -415,6 +437,24 @@ fn count(counters: &Counters, dropped: Dropped) {
 /// A moment in a ping.
 fn stamp(moment: Moment) -> u64 {
     u64::try_from(moment.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Whoever may not come any more hears that from the next handshake, in words that nobody can forge.
+fn went_away(away: GoingAway, wait: Duration) -> Failure {
+    let again = match away.after {
+        0 => String::new(),
+        _ => format!("; it is not to be called again for {wait:?}"),
+    };
+    let (reason, why) = match away.why {
+        Why::Unspecified => (Reason::GoingAway, "the router ended the session"),
+        Why::ShuttingDown => (Reason::GoingAway, "the router is being shut down"),
+        Why::Superseded => (
+            Reason::Superseded,
+            "the router gave the address to a newer session (does another host use the same certificate?)",
+        ),
+        Why::Revoked => (Reason::GoingAway, "the router says that this certificate may not be used any more"),
+    };
+    Failure::new(reason, Class::Transient, format!("{why}{again}"))
 }
 
 /// What an error of writing a packet to the TUN means: `Some` drops that one packet, `None` means that the device is gone.

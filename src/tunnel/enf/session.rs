@@ -107,7 +107,7 @@ async fn renew(_: &Spec, _: &config::Enf, _: &Failure) -> Option<Result<(), Fail
 }
 
 fn heard_before(failure: Failure) -> Ended {
-    Ended { failure, unheard: false }
+    Ended::of(failure)
 }
 
 /// From the credentials to the end. An error: other credentials are needed.
