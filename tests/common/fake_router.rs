@@ -8,6 +8,7 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::server::Acceptor;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 /// What it does with each connection.
 #[derive(Clone)]
@@ -30,6 +31,8 @@ pub enum Manners {
     Refuses(Arc<ServerConfig>),
     /// Shakes hands and resets the connection before any frame.
     Resets(Arc<ServerConfig>),
+    /// As a good one to who offers no protocol by name; the connections of all others break.
+    BreaksOffers(Arc<ServerConfig>),
     /// Accepts the TCP connection and is silent.
     Silent,
     /// Sends something that is no TLS.
@@ -87,21 +90,19 @@ impl Drop for FakeRouter {
 
 async fn serve(mut socket: TcpStream, manners: Manners, heartbeats: Arc<AtomicUsize>) {
     match manners {
-        Manners::Good(config) => {
-            let Some(mut wire) = shake(socket, config).await else { return };
-            loop {
-                let mut replies = Vec::new();
-                let received = wire.receive(|unit| replies.extend(echo_reply(unit.packet, ROUTER)));
-                replies.iter().for_each(|reply| assert!(wire.push(reply)));
-                heartbeats.fetch_add(replies.len(), Ordering::SeqCst);
-                if let Ok(Some(stamp)) = received.as_ref().map(|received| received.ping) {
-                    wire.pong(stamp);
-                    heartbeats.fetch_add(1, Ordering::SeqCst);
-                }
-                if received.is_err() || wire.flush().is_err() || wire.ready(wire.pending()).await.is_err() {
-                    return;
-                }
+        Manners::BreaksOffers(config) => {
+            let Ok(hello) = LazyConfigAcceptor::new(Acceptor::default(), socket).await else { return };
+            if hello.client_hello().alpn().is_some() {
+                let _ = hello.io.set_zero_linger();
+                return;
             }
+            let Ok(stream) = hello.into_stream(config).await else { return };
+            let (socket, tls) = stream.into_inner();
+            good(Wire::new(socket, tls.into()), heartbeats).await;
+        }
+        Manners::Good(config) => {
+            let Some(wire) = shake(socket, config).await else { return };
+            good(wire, heartbeats).await;
         }
         Manners::Babbles(config, frames) => {
             let Some(mut wire) = shake(socket, config).await else { return };
@@ -141,6 +142,23 @@ async fn serve(mut socket: TcpStream, manners: Manners, heartbeats: Arc<AtomicUs
         Manners::NoTls => {
             let _ = socket.write_all(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n").await;
             let _ = socket.read_to_end(&mut Vec::new()).await;
+        }
+    }
+}
+
+/// Answers signs of life until the end.
+async fn good(mut wire: Wire, heartbeats: Arc<AtomicUsize>) {
+    loop {
+        let mut replies = Vec::new();
+        let received = wire.receive(|unit| replies.extend(echo_reply(unit.packet, ROUTER)));
+        replies.iter().for_each(|reply| assert!(wire.push(reply)));
+        heartbeats.fetch_add(replies.len(), Ordering::SeqCst);
+        if let Ok(Some(stamp)) = received.as_ref().map(|received| received.ping) {
+            wire.pong(stamp);
+            heartbeats.fetch_add(1, Ordering::SeqCst);
+        }
+        if received.is_err() || wire.flush().is_err() || wire.ready(wire.pending()).await.is_err() {
+            return;
         }
     }
 }

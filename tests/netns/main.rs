@@ -30,3 +30,4 @@ mod session;
 #[cfg(feature = "tpm")]
 mod tpm;
 mod trusted;
+mod wire2;

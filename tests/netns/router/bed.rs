@@ -17,6 +17,7 @@ use rustls::pki_types::ServerName;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -176,12 +177,25 @@ impl Client {
     }
 
     pub async fn shake_hands(fleet: &Fleet, address: &str, identity: &Identity) -> Self {
+        Self::shake_hands_offering(fleet, address, identity, None).await
+    }
+
+    /// As [`shake_hands`](Self::shake_hands), with an offer of these protocols.
+    pub async fn shake_hands_offering(
+        fleet: &Fleet,
+        address: &str,
+        identity: &Identity,
+        names: Option<&[&str]>,
+    ) -> Self {
         let dir = tempfile::tempdir_in(fleet.dir.path()).unwrap();
         let (cert_file, key_file) = identity.write(dir.path(), "client");
         let credentials = identity::load(&cert_file, &key_file, SystemTime::now()).unwrap();
         let anchors = Anchors::load(&fleet.ca_file).unwrap();
         let trust = RouterTrust { anchors, name: Some("router.example".into()) };
-        let config = offering(client_config(&credentials, trust, &VERSIONS).unwrap());
+        let mut config = offering(client_config(&credentials, trust, &VERSIONS).unwrap());
+        if let Some(names) = names {
+            Arc::make_mut(&mut config).alpn_protocols = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+        }
         let io = TcpStream::connect(LISTEN).await.unwrap();
         io.set_nodelay(true).unwrap();
         let name = ServerName::try_from("router.example").unwrap();
