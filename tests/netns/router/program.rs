@@ -3,6 +3,7 @@
 use super::bed::{A, B, C, Client, Fleet, LISTEN, PATIENCE, ping};
 use crate::common::netns::{Running, block_on, in_netns};
 use crate::common::openmetrics::Samples;
+use crate::common::wire::is_v1;
 use crate::common::{schema, skip, wait_for};
 use enftun::router::status::Status;
 use enftun::tunnel::enf::wire::WireError;
@@ -118,11 +119,12 @@ fn metrics_tell_collectors_what_the_status_tells() {
                 assert!(write().status.success());
                 let Some(samples) = samples() else { return };
                 let status = program.status();
+                let wire = if is_v1() { "v1" } else { "v2" };
                 for (name, kind, unit, value) in [
                     ("enftun_router_up{}", "gauge", "", 1),
                     ("enftun_router_sessions{phase=present}", "gauge", "", 2),
                     ("enftun_router_sessions{phase=held}", "gauge", "", 0),
-                    ("enftun_router_sessions_by_wire{wire=v1}", "gauge", "", 2),
+                    (&format!("enftun_router_sessions_by_wire{{wire={wire}}}"), "gauge", "", 2),
                     ("enftun_router_receive_bytes_total{side=clients}", "counter", "bytes", status.totals.sum.rx_bytes),
                     ("enftun_router_receive_packets_total{side=clients}", "counter", "", 5),
                     (
