@@ -12,6 +12,7 @@ mod journal;
 #[cfg(feature = "enrol")]
 mod nftables;
 mod pages;
+mod protocol;
 mod readme;
 mod tls;
 mod units;
