@@ -2,6 +2,9 @@
 
 use super::certs::Identity;
 use enftun::sys::tun::Offloads;
+use enftun::sys::vnet::Vnet;
+use enftun::tunnel::enf::frame;
+use enftun::tunnel::enf::frame2::{self, Hello};
 use enftun::tunnel::enf::packet::{ROUTER, echo_reply};
 use enftun::tunnel::enf::wire::{ALPN, Wire};
 use rustls::ServerConfig;
@@ -105,12 +108,27 @@ async fn serve(mut socket: TcpStream, manners: Manners, heartbeats: Arc<AtomicUs
             good(wire, heartbeats).await;
         }
         Manners::Babbles(config, frames) => {
-            let Some(mut wire) = shake(socket, config).await else { return };
-            loop {
-                frames.iter().for_each(|frame| assert!(wire.push(frame)));
-                if wire.receive(|_| {}).is_err() || wire.flush().is_err() {
-                    return;
+            // By hand: a wire would not say everything.
+            let Ok(stream) = TlsAcceptor::from(config).accept(socket).await else { return };
+            let is_v2 = stream.get_ref().1.alpn_protocol() == Some(ALPN);
+            let (mut from, mut to) = tokio::io::split(stream);
+            let mut greeting = Vec::new();
+            if is_v2 {
+                frame2::put_hello(Hello { version: frame2::VERSION, udp: false, mtu: u16::MAX }, &mut greeting);
+            }
+            let mut babble = Vec::new();
+            for frame in &frames {
+                if is_v2 {
+                    frame2::begin_packet(Vnet::default(), frame.len(), &mut babble);
+                    babble.extend_from_slice(frame);
+                } else {
+                    assert!(frame::put(frame, &mut babble));
                 }
+            }
+            let heard = tokio::spawn(async move { tokio::io::copy(&mut from, &mut tokio::io::sink()).await });
+            let mut said = to.write_all(&greeting).await;
+            while said.is_ok() && !heard.is_finished() {
+                said = to.write_all(&babble).await.and(to.flush().await);
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
         }
