@@ -229,8 +229,8 @@ fn a_stranger_that_knows_the_specification_alone_is_a_router() {
             let pings = sh("ping -6 -q -c 3 -i 0.2 fd00:8f80::9");
             assert!(pings.contains(" 3 received"), "{pings}");
             // The kernel leaves the checksum of a segment to the far end, which has no use for it.
-            let _ =
-                Command::new("timeout").args(["5", "bash", "-c", "exec 3<>/dev/tcp/fd00:8f80::9/7"]).spawn().unwrap();
+            let connect = ["5", "bash", "-c", "exec 3<>/dev/tcp/fd00:8f80::9/7"];
+            let _connecting = Running(Command::new("timeout").args(connect).spawn().unwrap());
             stranger.says("packet 6 ").await;
             stranger.do_it("ping 99");
             stranger.says("pong 99").await;
