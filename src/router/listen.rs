@@ -155,7 +155,7 @@ fn let_in(hub: &Arc<Hub>, io: TcpStream, peer: SocketAddr) {
                 let proof = succession::proof(wire.tls());
                 let me = hub.sessions.create(client, peer, version, tls::wire(wire.tls()), proof);
                 let packets = hub.packets.clone();
-                packets.spawn(session::run(session::Task { hub, me, wire, permit }));
+                packets.spawn(session::run(session::Task { hub, me, wire, permit, drained: true }));
                 return;
             }
             Ok(Err(error)) => chain(&error),

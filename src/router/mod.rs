@@ -41,6 +41,7 @@ pub use error::RouterError;
 use crate::config;
 use crate::error::chain;
 use crate::state::Moment;
+use crate::tunnel::enf::device;
 use crate::tunnel::enf::frame2::{GoingAway, Why};
 use crate::tunnel::enf::offload::Unit;
 use crate::tunnel::{Counters, DropReason};
@@ -265,7 +266,7 @@ impl Hub {
     /// Hands a packet to this host; says why not.
     fn to_uplink(&self, unit: Unit<'_>) -> Option<DropReason> {
         let Some(uplink) = &self.uplink else { return Some(DropReason::NoRoute) };
-        match uplink.tun.try_send(unit.packet) {
+        match device::send(&uplink.tun, unit) {
             Ok(()) => {
                 uplink.counters.transmitted_units(unit.packets(), unit.wire_bytes());
                 None

@@ -1,10 +1,10 @@
 //! What waits for one client. Whoever forwards puts in, the session's task takes out; neither waits for the other, and a lock
-//! is held for no longer than it takes to copy one packet.
+//! is held for no longer than it takes to copy one packet or super-packet.
+//! Flows take turns, and what has waited for too long is dropped ([`Queue`]).
 
 use crate::state::Moment;
 use crate::tunnel::enf::offload::Unit;
-pub use fifo::Owned;
-use fifo::Queue;
+use crate::tunnel::enf::queue::{Owned, Queue};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes that wait for one session at most.
@@ -50,7 +50,7 @@ impl Outbox {
     pub fn put(&self, unit: Unit<'_>, now: Moment) -> Put {
         let mut inner = self.inner();
         let first = inner.queue.is_empty();
-        let dropped = inner.queue.push(unit, now);
+        let dropped = inner.queue.push(unit, now).packets;
         inner.packets = (inner.packets + unit.packets()).saturating_sub(dropped);
         Put { first: first && !inner.queue.is_empty(), dropped }
     }
@@ -62,6 +62,7 @@ impl Outbox {
             inner.queue.recycle(before);
         }
         let (unit, dropped) = inner.queue.pop(now);
+        let dropped = dropped.packets;
         let gone = dropped + unit.as_ref().map_or(0, |taken| taken.unit().packets());
         inner.packets = inner.packets.saturating_sub(gone);
         Taken { unit, dropped }
@@ -82,97 +83,31 @@ impl Outbox {
     }
 }
 
-/// First in, first out.
-mod fifo {
-    use super::{Moment, Unit};
-    use crate::sys::vnet::Vnet;
-    use std::collections::VecDeque;
-
-    /// Buffers that are kept for what comes next, as long as something waits.
-    const SPARE: usize = 64;
-
-    #[derive(Debug)]
-    pub struct Queue {
-        waiting: VecDeque<Owned>,
-        spare: Vec<Vec<u8>>,
-        bytes: usize,
-        limit: usize,
-    }
-
-    /// A unit with its own buffer.
-    #[derive(Debug)]
-    pub struct Owned {
-        vnet: Vnet,
-        packet: Vec<u8>,
-    }
-
-    impl Owned {
-        /// What waited.
-        pub fn unit(&self) -> Unit<'_> {
-            Unit { vnet: self.vnet, packet: &self.packet }
-        }
-    }
-
-    impl Queue {
-        pub fn new(limit: usize) -> Self {
-            Self { waiting: VecDeque::new(), spare: Vec::new(), bytes: 0, limit }
-        }
-
-        pub fn push(&mut self, unit: Unit<'_>, _: Moment) -> usize {
-            if self.bytes + unit.packet.len() > self.limit {
-                return unit.packets();
-            }
-            let mut packet = self.spare.pop().unwrap_or_default();
-            packet.extend_from_slice(unit.packet);
-            self.bytes += packet.len();
-            self.waiting.push_back(Owned { vnet: unit.vnet, packet });
-            0
-        }
-
-        pub fn pop(&mut self, _: Moment) -> (Option<Owned>, usize) {
-            let next = self.waiting.pop_front();
-            match &next {
-                Some(next) => self.bytes -= next.packet.len(),
-                // An idle session holds no memory.
-                None => (self.waiting, self.spare) = (VecDeque::new(), Vec::new()),
-            }
-            (next, 0)
-        }
-
-        pub fn recycle(&mut self, Owned { mut packet, .. }: Owned) {
-            if self.spare.len() < SPARE {
-                packet.clear();
-                self.spare.push(packet);
-            }
-        }
-
-        pub fn is_empty(&self) -> bool {
-            self.waiting.is_empty()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tunnel::enf::packet::icmpv6_echo;
+    use std::net::Ipv6Addr;
 
     const NOW: Moment = Moment::ZERO;
 
     #[test]
-    fn only_the_first_wakes_and_all_come_out_in_order() {
+    fn only_the_first_wakes_and_those_of_a_flow_come_out_in_order() {
         let outbox = Outbox::default();
+        let packet = |number: u8| icmpv6_echo(Ipv6Addr::LOCALHOST, Ipv6Addr::LOCALHOST, 128, &[number; 40]);
         for (number, first) in [(0, true), (1, false), (2, false)] {
-            assert_eq!(outbox.put(Unit::plain(&[number; 40]), NOW), Put { first, dropped: 0 });
+            assert_eq!(outbox.put(Unit::plain(&packet(number)), NOW), Put { first, dropped: 0 });
         }
         let mut before = None;
         for number in 0..3 {
             assert_eq!(outbox.packets(), 3 - usize::from(number));
             let taken = outbox.take(before, NOW);
-            assert_eq!(taken.unit.as_ref().unwrap().unit().packet, [number; 40]);
+            assert_eq!(taken.unit.as_ref().unwrap().unit().packet, packet(number));
             before = taken.unit;
         }
-        assert!(outbox.take(before, NOW).unit.is_none());
-        assert!(outbox.put(Unit::plain(&[9; 40]), NOW).first, "it was emptied in between");
+        let end = outbox.take(before, NOW);
+        assert_eq!((end.unit.is_none(), outbox.packets()), (true, 0));
+        assert!(outbox.put(Unit::plain(&packet(9)), NOW).first, "it was emptied in between");
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct Task {
     pub wire: Box<Wire>,
     /// Its place among the connections.
     pub permit: OwnedSemaphorePermit,
+    /// The client had sent no more than what was received last.
+    pub drained: bool,
 }
 
 /// Why a session is over.
@@ -136,6 +138,11 @@ impl Task {
                     if let Err(error) = self.receive_if_ready(ready) {
                         return End::Wire(error);
                     }
+                    // What was forwarded waits for tasks that may be next on this very thread. They come first, or their
+                    // outboxes overflow.
+                    if !self.drained {
+                        tokio::task::yield_now().await;
+                    }
                 }
             }
         }
@@ -144,6 +151,8 @@ impl Task {
     /// Waits for the address. The router's own answer is given late rather than never; all else goes nowhere.
     async fn held(&mut self, until: Instant) -> Result<(), End> {
         let (mut answer, mut ping) = (None, None);
+        // The client may hear who we are.
+        self.wire.flush().map_err(End::Wire)?;
         loop {
             tokio::select! {
                 () = sleep_until(until) => self.hub.sessions.take_over(&self.me),
@@ -159,7 +168,9 @@ impl Task {
                             (None, None) => me.counters.dropped_rx_units(DropReason::NoRoute, unit.packets()),
                         }
                     });
-                    ping = received.map_err(End::Wire)?.ping.or(ping);
+                    let received = received.map_err(End::Wire)?;
+                    received.thrown_away().for_each(|(reason, packets)| me.counters.dropped_rx_units(reason, packets));
+                    ping = received.ping.or(ping);
                 }
             }
             match self.me.phase() {
@@ -299,6 +310,7 @@ impl Task {
 
     fn receive_if_ready(&mut self, ready: io::Result<crate::tunnel::enf::wire::Ready>) -> Result<usize, WireError> {
         if !ready.map_err(WireError::Reset)?.read {
+            self.drained = true;
             return Ok(0);
         }
         let (hub, me, now) = (&self.hub, &self.me, self.hub.now());
@@ -309,6 +321,7 @@ impl Task {
         for (reason, packets) in received.thrown_away() {
             me.counters.dropped_rx_units(reason, packets);
         }
+        self.drained = received.blocked;
         Ok(received.packets + usize::from(received.ping.is_some()))
     }
 }

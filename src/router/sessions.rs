@@ -11,12 +11,13 @@
 
 use super::duplicates::Duplicates;
 use super::forward::Client;
-use super::outbox::{Outbox, Owned, Taken};
+use super::outbox::{Outbox, Taken};
 use super::routes::Routes;
 use super::status::{SessionStatus, Sum, seconds};
 use crate::state::{Moment, WireVersion};
 use crate::tunnel::enf::frame2::{GoingAway, Why};
 use crate::tunnel::enf::offload::Unit;
+use crate::tunnel::enf::queue::Owned;
 use crate::tunnel::{Counters, DropReason, Proof};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

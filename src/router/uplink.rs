@@ -5,8 +5,7 @@ use super::{Hub, RouterError};
 use crate::config;
 use crate::sys::tun::Tun;
 use crate::tunnel::Counters;
-use crate::tunnel::enf::frame;
-use crate::tunnel::enf::offload::Unit;
+use crate::tunnel::enf::device;
 use nix::errno::Errno;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
@@ -15,8 +14,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Packets read before others get their turn.
+/// Packets and super-packets read before others get their turn, and about how many bytes: an outbox holds more.
 const BATCH: usize = 64;
+const BATCH_BYTES: usize = 256 * 1024;
 
 /// The device, and what passed it: received from the host, transmitted to it.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Uplink {
     /// Makes the device with its addresses, and turns it on.
     pub async fn open(config: &config::RouterTun) -> Result<Self, RouterError> {
         let failed = |step| move |source| RouterError::Uplink { step, dev: config.dev.clone(), source };
-        let tun = Tun::open(&config.dev).map_err(failed("make the TUN device"))?;
+        let tun = Tun::offloaded(&config.dev).map_err(failed("make the TUN device"))?;
         let (connection, netlink, _) = rtnetlink::new_connection().map_err(failed("open a netlink socket"))?;
         let connection = tokio::spawn(connection);
         set_up(&netlink, config).await.map_err(failed("set MTU and addresses"))?;
@@ -71,9 +71,8 @@ fn plain(error: Error) -> io::Error {
 pub async fn pump(hub: Arc<Hub>) {
     let Some(uplink) = &hub.uplink else { return };
     let (name, lines) = (uplink.tun.name(), Quiet::default());
-    let mut packet = [0; frame::MAX_PACKET + 1];
     loop {
-        if let Err(error) = read(&hub, uplink, &mut packet).await {
+        if let Err(error) = read(&hub, uplink).await {
             // Deleted by somebody, for one. Clients still reach each other.
             if let Some(more) = lines.allows() {
                 log::error!(ENFTUN_LINK = name; "cannot read from the uplink {name}: {error}{}", and_more(more));
@@ -84,15 +83,17 @@ pub async fn pump(hub: Arc<Hub>) {
     }
 }
 
-async fn read(hub: &Hub, uplink: &Uplink, packet: &mut [u8]) -> io::Result<()> {
+async fn read(hub: &Hub, uplink: &Uplink) -> io::Result<()> {
     uplink.tun.readable().await?;
-    let now = hub.now();
+    let (now, mut bytes) = (hub.now(), 0);
     for _ in 0..BATCH {
-        match uplink.tun.try_recv(packet) {
-            Ok(length) => {
-                let unit = Unit::plain(packet.get(..length).unwrap_or_default());
-                hub.forward_from_host(unit, now, &uplink.counters);
-            }
+        let received = device::receive(&uplink.tun, |unit| {
+            bytes += unit.packet.len();
+            hub.forward_from_host(unit, now, &uplink.counters);
+        });
+        match received {
+            Ok(()) if bytes < BATCH_BYTES => {}
+            Ok(()) => break,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => return Err(error),
         }

@@ -3,6 +3,7 @@
 pub mod bed;
 mod memory;
 pub mod program;
+mod storm;
 
 use crate::common::certs::{Identity, Leaf};
 use crate::common::netns::{ip, sh};

@@ -1,7 +1,7 @@
 //! Kind `enf`: IP packets between a TUN device and an ENF router over TLS (the ENF wire, version 1).
 
 mod connect;
-mod device;
+pub mod device;
 pub mod filter;
 pub mod frame;
 pub mod frame2;

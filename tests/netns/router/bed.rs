@@ -11,7 +11,7 @@ use enftun::sys::tun::Offloads;
 use enftun::transport::tls::{VERSIONS, client_config};
 use enftun::transport::trust::{Anchors, RouterTrust};
 use enftun::tunnel::enf::packet::{Packet, ROUTER, echo_reply, icmpv6_echo};
-use enftun::tunnel::enf::wire::{Wire, WireError};
+use enftun::tunnel::enf::wire::{Version, Wire, WireError};
 use rustls::Connection;
 use rustls::pki_types::ServerName;
 use std::collections::{BTreeMap, VecDeque};
@@ -176,12 +176,33 @@ impl Client {
         client
     }
 
+    /// By the wire that is named, whichever the others of this run use.
+    pub async fn connect_by(fleet: &Fleet, address: &str, identity: &Identity, wire: Version) -> Self {
+        let names: &[&str] = if wire == Version::V2 { &["enftun/2"] } else { &[] };
+        let mut client = Self::shake_hands_offering(fleet, address, identity, Some(names)).await;
+        assert_eq!(client.wire.version(), wire);
+        client.ask_router().await;
+        client
+    }
+
     pub async fn shake_hands(fleet: &Fleet, address: &str, identity: &Identity) -> Self {
         Self::shake_hands_offering(fleet, address, identity, None).await
     }
 
     /// As [`shake_hands`](Self::shake_hands), with an offer of these protocols.
     pub async fn shake_hands_offering(
+        fleet: &Fleet,
+        address: &str,
+        identity: &Identity,
+        names: Option<&[&str]>,
+    ) -> Self {
+        let io = TcpStream::connect(LISTEN).await.unwrap();
+        Self::shake_hands_over(io, fleet, address, identity, names).await
+    }
+
+    /// The same over a connection that is there.
+    pub async fn shake_hands_over(
+        io: TcpStream,
         fleet: &Fleet,
         address: &str,
         identity: &Identity,
@@ -196,7 +217,6 @@ impl Client {
         if let Some(names) = names {
             Arc::make_mut(&mut config).alpn_protocols = names.iter().map(|name| name.as_bytes().to_vec()).collect();
         }
-        let io = TcpStream::connect(LISTEN).await.unwrap();
         io.set_nodelay(true).unwrap();
         let name = ServerName::try_from("router.example").unwrap();
         let (io, tls) = tokio_rustls::TlsConnector::from(config).connect(name, io).await.unwrap().into_inner();
