@@ -5,7 +5,6 @@ use super::program::{Program, signal};
 use crate::common::certs::{Alg, Identity, Leaf, new_key};
 use crate::common::netns::{block_on, in_netns};
 use crate::common::wait_for;
-use enftun::state::WireVersion;
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use std::net::Ipv6Addr;
@@ -72,7 +71,7 @@ async fn everybody(program: &Program, clients: &[(Identity, String)], said: impl
 }
 
 async fn greet(program: &Program, (identity, address): &(Identity, String), io: TcpStream) -> Client {
-    let mut client = Client::shake_hands_over(io, &program.fleet, address, identity, WireVersion::V2).await;
+    let mut client = Client::shake_hands_over(io, &program.fleet, address, identity, None).await;
     client.ask_router().await;
     client
 }
