@@ -66,7 +66,7 @@ fn a_source_that_is_not_the_clients_own_is_dropped_and_counted() {
             a.send(&icmpv6_echo(source, ROUTER, 128, b"\0\0\0\0")).await;
         }
         a.send(&[0x60, 1, 2, 3]).await;
-        a.send(&[]).await;
+        a.send(&[0x60]).await;
         let mut ipv4 = vec![0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
         a.send(&ipv4).await;
         ipv4[0] = 0x44;
