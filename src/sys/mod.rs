@@ -6,5 +6,6 @@ pub mod environment;
 pub mod inotify;
 pub mod passed;
 pub mod priority;
+pub mod tcp;
 pub mod tun;
 pub mod vnet;

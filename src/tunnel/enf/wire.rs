@@ -16,6 +16,7 @@ use super::frame2::{self, Frame, GoingAway, Hello};
 use super::offload::{self, Gro, Limits, Splitter, Unit, check};
 use crate::error::Class;
 pub use crate::state::WireVersion as Version;
+use crate::sys::tcp::sending_rate;
 use crate::sys::tun::Offloads;
 use crate::sys::vnet::Vnet;
 use crate::transport::tls;
@@ -24,8 +25,10 @@ use crate::tunnel::DropReason;
 use rustls::{AlertDescription, Connection};
 use std::cell::Cell;
 use std::io::{self, BufRead, IoSlice, Write};
+use std::ops::RangeInclusive;
+use std::os::fd::AsFd;
 use std::sync::LazyLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -37,6 +40,12 @@ const RECORD: usize = 16 * 1024;
 const OVERHEAD: usize = 29;
 /// Bytes read from the socket at once, and about the most that one [`Wire::receive`] takes.
 const READ: usize = 128 * 1024;
+/// How long what the kernel keeps unsent may take to leave, and the least and the most bytes that this is made into: as little as
+/// possible, for nothing can go before it, and as much as keeps the connection busy until this program runs again.
+const NOT_SENT_FOR: Duration = Duration::from_millis(4);
+const NOT_SENT: RangeInclusive<u64> = 16 * 1024..=512 * 1024;
+/// The rate of a connection is asked for no more often.
+const RATE_PERIOD: Duration = Duration::from_millis(50);
 /// A packet of this length is sealed from where it is, not from a copy behind others.
 const LARGE: usize = 4096;
 
@@ -66,6 +75,10 @@ pub struct Wire {
     partial: Vec<u8>,
     /// Sealed bytes that the socket has not taken, about.
     unsent: usize,
+    /// The socket took less than it was offered.
+    blocked: bool,
+    /// When the connection's rate was last asked for.
+    rated: Option<Instant>,
     /// What the handshake left in `tls` has been looked at.
     primed: bool,
     /// What this end has said of itself, and what is taken where its units go.
@@ -177,6 +190,8 @@ impl Wire {
             record: Vec::new(),
             partial: Vec::new(),
             unsent: 0,
+            blocked: false,
+            rated: None,
             primed: false,
             own: Hello { version: frame2::VERSION, udp: false, mtu: u16::MAX },
             sink: Offloads::default(),
@@ -242,9 +257,10 @@ impl Wire {
         &self.io
     }
 
-    /// More packets may be pushed: less than [`BACKLOG`] waits for the socket.
+    /// More packets may be pushed: the socket has taken all that it was offered, and less than [`BACKLOG`] is new.
     pub fn room(&self) -> bool {
-        self.unsent + self.record.len() < BACKLOG
+        let waiting = self.unsent + self.record.len();
+        if self.blocked { waiting == 0 } else { waiting < BACKLOG }
     }
 
     /// Adds one packet with nothing left to do. `false`, and nothing added, when it is longer than the wire carries.
@@ -262,21 +278,29 @@ impl Wire {
 
     /// As the ENF wire has it: a frame for each packet.
     fn push_packets(&mut self, unit: Unit<'_>) -> bool {
+        if unit.packet.is_empty() {
+            return self.push_packet(0, |record| frame::put(&[], record));
+        }
         let Some(mut packets) = Splitter::new(unit) else { return false };
         while let Some(length) = packets.next_len() {
-            if length > frame::MAX_PACKET {
-                return false;
-            }
-            if self.record.len() + frame::HEADER + length > RECORD {
-                self.seal();
-            }
-            self.reserve();
-            frame::begin(length, &mut self.record);
-            if packets.append(&mut self.record) != length {
+            let whole = |record: &mut Vec<u8>| {
+                frame::begin(length, record);
+                packets.append(record) == length
+            };
+            if length > frame::MAX_PACKET || !self.push_packet(length, whole) {
                 return false;
             }
         }
         true
+    }
+
+    /// Puts a frame with a packet of this length into a record that has room for all of it.
+    fn push_packet(&mut self, length: usize, put: impl FnOnce(&mut Vec<u8>) -> bool) -> bool {
+        if self.record.len() + frame::HEADER + length > RECORD {
+            self.seal();
+        }
+        self.reserve();
+        put(&mut self.record)
     }
 
     /// As `enftun/2` has it: one frame, or as many as the far end wants to have it in.
@@ -408,13 +432,32 @@ impl Wire {
         while self.tls.wants_write() {
             match self.tls.write_tls(&mut Socket(&self.io)) {
                 Ok(written) => self.unsent = self.unsent.saturating_sub(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    self.keep_little_unsent();
+                    return Ok(());
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.last_words(error)),
             }
         }
-        self.unsent = 0;
+        (self.unsent, self.blocked) = (0, false);
         Ok(())
+    }
+
+    /// Has the kernel say that it takes more only when what it keeps is about to be gone, at the rate at which this connection
+    /// sends (`TCP_NOTSENT_LOWAT`).
+    fn keep_little_unsent(&mut self) {
+        if self.rated.is_some_and(|rated| rated.elapsed() < RATE_PERIOD) {
+            return;
+        }
+        self.rated = Some(Instant::now());
+        if let Some(rate) = sending_rate(self.io.as_fd()) {
+            let bytes = rate.saturating_mul(NOT_SENT_FOR.as_millis() as u64) / 1000;
+            let bytes = bytes.clamp(*NOT_SENT.start(), *NOT_SENT.end()) as u32;
+            // A kernel without it keeps what it likes.
+            let _ = socket2::SockRef::from(&self.io).set_tcp_notsent_lowat(bytes);
+        }
     }
 
     /// A write failed. Often the far end said why before it went: an alert that is still to be read beats "broken pipe".
@@ -434,27 +477,42 @@ impl Wire {
     ) -> Result<(), WireError> {
         let mut taken = 0;
         while taken < READ {
-            match self.io.try_read(stage) {
+            match self.read(stage) {
                 Ok(0) => return Err(WireError::Eof),
                 Ok(length) => {
                     taken += length;
+                    received.blocked = length < stage.len();
                     let mut bytes = stage.get(..length).unwrap_or_default();
                     while !bytes.is_empty() {
                         self.tls.read_tls(&mut bytes).map_err(WireError::Reset)?;
                         self.advance(gro, each, received)?;
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    received.blocked = true;
-                    // rustls gives back the buffer of a large record only when it is asked to read again.
-                    let _ = self.tls.read_tls(&mut Nothing);
-                    break;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => received.blocked = true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(WireError::Reset(error)),
             }
+            if received.blocked {
+                // rustls gives back the buffer of a large record only when it is asked to read again.
+                let _ = self.tls.read_tls(&mut Nothing);
+                break;
+            }
         }
         Ok(())
+    }
+
+    /// Reads what is there. A read that does not fill the buffer has emptied the socket, and its readiness is over: the runtime
+    /// learns so without another system call, and of all that comes after the read by an event.
+    fn read(&self, stage: &mut [u8]) -> io::Result<usize> {
+        let mut short = None;
+        let outcome = self.io.try_io(Interest::READABLE, || match nix::unistd::read(&self.io, stage)? {
+            length if (1..stage.len()).contains(&length) => {
+                short = Some(length);
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            length => Ok(length),
+        });
+        short.map_or(outcome, Ok)
     }
 
     /// Decrypts what `tls` holds and takes the frames out of it.
