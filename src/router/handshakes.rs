@@ -7,7 +7,7 @@ use crate::sys::priority;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 /// Low enough that packets go first, and high enough that clients get in while all processors are busy forwarding: a third
-/// of what each thread there gets.
+/// of what a thread there gets.
 const NICE: u8 = 5;
 
 /// The threads. They end with this value, whatever they are at.

@@ -13,9 +13,10 @@ use bed::{as_it_is, drops, is_reply_from, ping, session, story, story_with_uplin
 use enftun::config;
 use enftun::router::status::SessionStatus;
 use enftun::router::{Order, RouterError, control, outbox, serve};
+use enftun::tunnel::enf::frame2::{GoingAway, Why};
 use enftun::tunnel::enf::packet::{ROUTER, echo_reply, icmpv6_echo};
 use enftun::tunnel::enf::succession;
-use enftun::tunnel::enf::wire::{WireError, is_about_credentials};
+use enftun::tunnel::enf::wire::{Version, WireError, is_about_credentials};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -500,6 +501,28 @@ fn a_router_that_stops_says_goodbye_to_all_and_leaves_nothing_behind() {
         assert!(!socket.exists());
         assert!(TcpStream::connect(LISTEN).await.is_err(), "nobody listens any more");
         assert!(matches!(control::ask(&config.control_socket), Err(RouterError::NotRunning { .. })));
+    });
+}
+
+#[test]
+fn whoever_is_sent_away_on_the_new_wire_hears_why() {
+    story("going_away", as_it_is, async |bed| {
+        let new = |address: &'static str| {
+            let (fleet, identity) = (&bed.fleet, bed.fleet.identity(address));
+            async move { Client::connect_by(fleet, address, &identity, Version::V2).await }
+        };
+        let (mut old, mut revoked, mut last) = (new(A).await, new(B).await, new(C).await);
+        let _newer = new(A).await;
+        std::fs::write(bed.config.endpoints_dir.join(format!("{B}.revoked")), "").unwrap();
+        for (client, why) in [(&mut old, Why::Superseded), (&mut revoked, Why::Revoked)] {
+            assert!(matches!(client.next_or_end().await, Err(WireError::Closed)));
+            assert_eq!(client.wire.going_away(), Some(GoingAway { why, after: 0 }));
+        }
+        bed.orders.send(Order::Stop).await.unwrap();
+        assert!(matches!(last.next_or_end().await, Err(WireError::Closed)));
+        let away = last.wire.going_away();
+        // Four sessions at the most: 2 ms for each.
+        assert!(away.is_some_and(|away| away.why == Why::ShuttingDown && away.after <= 8), "{away:?}");
     });
 }
 
