@@ -75,6 +75,8 @@ pub struct Wire {
     partial: Vec<u8>,
     /// Sealed bytes that the socket has not taken, about.
     unsent: usize,
+    /// So much may wait here: [`BACKLOG`], or less where that would take long.
+    backlog: usize,
     /// The socket took less than it was offered.
     blocked: bool,
     /// When the connection's rate was last asked for.
@@ -190,6 +192,7 @@ impl Wire {
             record: Vec::new(),
             partial: Vec::new(),
             unsent: 0,
+            backlog: BACKLOG,
             blocked: false,
             rated: None,
             primed: false,
@@ -257,10 +260,10 @@ impl Wire {
         &self.io
     }
 
-    /// More packets may be pushed: the socket has taken all that it was offered, and less than [`BACKLOG`] is new.
+    /// More packets may be pushed: the socket has taken all that it was offered, and little is new.
     pub fn room(&self) -> bool {
         let waiting = self.unsent + self.record.len();
-        if self.blocked { waiting == 0 } else { waiting < BACKLOG }
+        if self.blocked { waiting == 0 } else { waiting < self.backlog }
     }
 
     /// Adds one packet with nothing left to do. `false`, and nothing added, when it is longer than the wire carries.
@@ -455,6 +458,7 @@ impl Wire {
         if let Some(rate) = sending_rate(self.io.as_fd()) {
             let bytes = rate.saturating_mul(NOT_SENT_FOR.as_millis() as u64) / 1000;
             let bytes = bytes.clamp(*NOT_SENT.start(), *NOT_SENT.end()) as u32;
+            self.backlog = BACKLOG.min(bytes as usize / 2);
             // A kernel without it keeps what it likes.
             let _ = socket2::SockRef::from(&self.io).set_tcp_notsent_lowat(bytes);
         }
