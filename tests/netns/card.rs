@@ -95,7 +95,7 @@ fn the_printed_text_and_apply_make_the_same_card() {
         let _attached = by_hand.run(|| {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             let _context = runtime.enter();
-            let tun = enftun::sys::tun::Tun::open("enf0").unwrap();
+            let tun = enftun::sys::tun::Tun::offloaded("enf0").unwrap();
             let tap = enftun::sys::tun::Tun::attach(&devices[0], enftun::sys::tun::Layer::Ethernet).unwrap();
             tap.set_carrier(true).unwrap();
             (tun, tap, runtime)

@@ -220,7 +220,7 @@ fn the_printed_text_and_apply_make_the_same() {
                     plan.link.as_ref().map(|link| {
                         let runtime = tokio::runtime::Runtime::new().unwrap();
                         let _context = runtime.enter();
-                        let tun = enftun::sys::tun::Tun::open(&link.dev).unwrap();
+                        let tun = enftun::sys::tun::Tun::offloaded(&link.dev).unwrap();
                         tun.set_carrier(link.carrier).unwrap();
                         (tun, runtime)
                     })
