@@ -62,6 +62,8 @@ pub(super) struct Pump {
     /// The far end owes an answer for too long, which is not told yet.
     suspect: bool,
     draining: Option<Draining>,
+    /// Packets wait until the socket takes more.
+    waiting: bool,
     /// Bytes of the largest packet that may enter the tunnel.
     mtu: usize,
     /// What the far end has said of itself has been looked at.
@@ -117,6 +119,7 @@ impl Pump {
             ready: false,
             suspect: false,
             draining: None,
+            waiting: false,
             mtu: usize::from(enf.tun.mtu),
             greeted: false,
             name: spec.tunnel.name.clone(),
@@ -133,6 +136,8 @@ impl Pump {
                 && let Some(link) = link.take()
             {
                 self.upstream.take(self.id, self.proof);
+                // What the one before had no room for.
+                self.waiting = true;
                 // Otherwise a newer one was faster: nobody waits for this one any more.
                 if self.upstream.belongs_to(self.id) {
                     self.counters.session_ready();
@@ -163,6 +168,7 @@ impl Pump {
         self.take_from_wire()?;
         if self.draining.is_none() && self.is_succeeded() {
             self.draining = Some(Draining { since: self.now(), goodbye: Goodbye::Unsaid });
+            self.waiting = false;
         }
         match self.draining {
             Some(draining) => self.drain(draining)?,
@@ -320,12 +326,16 @@ impl Pump {
         if sent {
             self.clock.sent(self.now());
         }
+        self.waiting = !waiting.is_empty();
         Ok(())
     }
 
     /// What waited goes first, as far as the socket takes it. Whether something went.
     fn send_waiting(&mut self, waiting: &mut Queue, now: Moment) -> Result<bool, Stop> {
         let mut sent = false;
+        if !waiting.is_empty() {
+            self.wire.flush().map_err(Stop::Wire)?;
+        }
         while !waiting.is_empty() && self.wire.room() {
             let (next, dropped) = waiting.pop(now);
             count(&self.counters, dropped);
@@ -347,7 +357,7 @@ impl Pump {
         let (id, draining, started) = (self.id, self.draining.is_some(), self.started);
         let taking = !draining && self.ready;
         tokio::select! {
-            ready = self.wire.ready(self.wire.pending()) => {
+            ready = self.wire.ready(self.wire.pending() || self.waiting) => {
                 ready.map(|_| ()).map_err(|error| Stop::Wire(WireError::Reset(error)))
             }
             readable = self.tun.readable(), if taking => readable.map_err(Stop::Tun),
