@@ -75,20 +75,10 @@ pub struct Totals {
 }
 
 impl Counters {
-    /// One packet came out of the tunnel and went on.
-    pub fn received(&self, bytes: usize) {
-        self.received_units(1, bytes);
-    }
-
     /// So many packets, with so many bytes together, came out of the tunnel and went on.
     pub fn received_units(&self, packets: usize, bytes: usize) {
         self.rx_packets.fetch_add(packets as u64, Relaxed);
         self.rx_bytes.fetch_add(bytes as u64, Relaxed);
-    }
-
-    /// One packet went into the tunnel.
-    pub fn transmitted(&self, bytes: usize) {
-        self.transmitted_units(1, bytes);
     }
 
     /// So many packets, with so many bytes together, went into the tunnel.

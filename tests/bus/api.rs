@@ -261,7 +261,7 @@ async fn counters_are_told_as_often_as_somebody_asks_and_not_otherwise() {
     let mut listener = Listener::new(&bus).await;
     let refused = stderr(set("99"));
     assert!(refused.contains("99 ms is too often: 0 is never, and 100 the least otherwise"), "{refused}");
-    daemon.counters("enf0").received(1);
+    daemon.counters("enf0").received_units(1, 1);
     stdout(set("100"));
     let rate = listener.next().await;
     assert!(
@@ -269,7 +269,7 @@ async fn counters_are_told_as_often_as_somebody_asks_and_not_otherwise() {
             && values.keys().eq(["RefreshRateMs"])),
         "nothing was told before, and the rate first: {rate:?}"
     );
-    daemon.counters("enf0").received(41);
+    daemon.counters("enf0").received_units(1, 41);
     let told = listener.next().await;
     let Signal::Properties(path, interface, values) = told else { panic!("{told:?}") };
     assert_eq!((path.as_str(), interface.as_str()), (ENF0, STATISTICS));
@@ -279,7 +279,7 @@ async fn counters_are_told_as_often_as_somebody_asks_and_not_otherwise() {
     listener
         .until(|signal| matches!(signal, Signal::Properties(_, _, values) if values.contains_key("RefreshRateMs")))
         .await;
-    daemon.counters("enf0").received(1000);
+    daemon.counters("enf0").received_units(1, 1000);
     daemon.transition("enf0", Phase::Connecting, Reason::User);
     let next = listener.next().await;
     assert!(matches!(&next, Signal::Properties(_, interface, _) if interface == TUNNEL), "no more counters: {next:?}");

@@ -53,8 +53,8 @@ async fn status_tells_people_everything_about_a_tunnel() {
     daemon.tunnel("enf0", |tunnel| tunnel.since = time(SINCE));
     bus.shows("enf0", "StateSince", "t 1767323045000000");
     let counters = daemon.counters("enf0");
-    counters.received(1536);
-    counters.transmitted(40);
+    counters.received_units(1, 1536);
+    counters.transmitted_units(1, 40);
     counters.dropped_rx(DropReason::SourceForged);
     counters.heartbeat(std::time::Duration::from_micros(12_345));
     let text = stdout(ctl(&bus, &["status", "enf0"]));

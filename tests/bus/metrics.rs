@@ -21,9 +21,9 @@ async fn two_tunnels(bus: &PrivateBus) -> (Simulation, Bus) {
     let served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
     daemon.connected("enf0");
     let counters = daemon.counters("enf0");
-    counters.received(1536);
-    counters.received(40);
-    counters.transmitted(60);
+    counters.received_units(1, 1536);
+    counters.received_units(1, 40);
+    counters.transmitted_units(1, 60);
     counters.dropped_rx(DropReason::SourceForged);
     counters.dropped_tx(DropReason::TooBig);
     counters.dropped_tx(DropReason::TooBig);

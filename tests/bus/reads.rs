@@ -99,9 +99,9 @@ async fn statistics_are_those_of_the_moment_they_are_read() {
     let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
     assert_eq!(property(&bus, ENF0, STATISTICS, "RxBytes"), "t 0");
     let counters = daemon.counters("enf0");
-    counters.received(1000);
-    counters.transmitted(100);
-    counters.transmitted(10);
+    counters.received_units(1, 1000);
+    counters.transmitted_units(1, 100);
+    counters.transmitted_units(1, 10);
     counters.dropped_rx(DropReason::SourceForged);
     counters.dropped_tx(DropReason::SourceNotOwn);
     counters.dropped_tx(DropReason::SourceNotOwn);

@@ -38,7 +38,7 @@ async fn properties_changed_names_exactly_what_changed() {
     assert_eq!(listener.next().await, properties(ENF0, TUNNEL, &[("Attempt", "uint32 3")]));
     // A new value that is equal to the old one is no change, and neither are counters.
     daemon.tunnel("enf1", |tunnel| tunnel.attempt = 0);
-    daemon.counters("enf0").received(1000);
+    daemon.counters("enf0").received_units(1, 1000);
     daemon.edit(|_| {});
     daemon.edit(|snapshot| {
         for tunnel in snapshot.tunnels.values_mut() {
