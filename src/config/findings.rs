@@ -160,6 +160,8 @@ pub(super) struct Source {
     lines: Vec<usize>,
 }
 
+/// What some editors put before the text.
+pub(super) const BYTE_ORDER_MARK: char = '\u{feff}';
 /// How much of a long line is shown: this many characters before the place, and in all.
 const BEFORE: usize = 60;
 const SHOWN: usize = 160;
@@ -169,7 +171,7 @@ const TAB: &str = "    ";
 impl Source {
     pub(super) fn new(file: &Path, text: &str) -> Self {
         // An editor's byte order mark is neither text nor a column.
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         Self { file: file.to_owned(), text: text.to_owned(), lines }
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use super::findings::{Finding, Severity, Source};
+use super::findings::{BYTE_ORDER_MARK, Finding, Severity, Source};
 use super::sink::{Parts, Sink};
 use super::values::{self, Complaint, clipped, quoted};
 
@@ -71,6 +71,10 @@ pub(super) fn read<T>(file: &Path, text: &str, walk: impl FnOnce(&mut Section<'_
     let source = Source::new(file, text);
     let (root, errors) = DeTable::parse_recoverable(source.text());
     let mut sink = Sink::new(&source);
+    // The parser forgives one byte order mark, as `Source` does; together they would forgive two.
+    if source.text().starts_with(BYTE_ORDER_MARK) {
+        sink.syntax("a second byte order mark", 0..BYTE_ORDER_MARK.len_utf8());
+    }
     for error in &errors {
         sink.syntax(error.message(), error.span().unwrap_or(0..0));
     }

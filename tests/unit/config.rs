@@ -515,6 +515,17 @@ fn a_file_of_nothing_but_mistakes_is_answered_briefly() {
     assert_eq!(findings[200].text, "and 59803 more findings, which are not shown");
 }
 
+#[test]
+fn one_byte_order_mark_is_no_finding_and_a_second_one_is() {
+    let daemon = |text: &str| config::parse_daemon(Path::new("/etc/enftun/enftun.toml"), text);
+    for text in ["", "[daemon]\nlog_level = \"info\"\n"] {
+        assert_eq!(daemon(&format!("\u{feff}{text}")).1, []);
+        let (value, findings) = daemon(&format!("\u{feff}\u{feff}{text}"));
+        assert!(value.is_none());
+        assert_eq!(findings[0].one_line(), "/etc/enftun/enftun.toml:1:1: error: a second byte order mark");
+    }
+}
+
 /// Every file there is to break, sound or not.
 fn seeds() -> Vec<String> {
     let mut seeds = Vec::new();
