@@ -3,7 +3,7 @@
 
 use super::args::Plan;
 use super::{CliError, load_groups, load_tunnel, output};
-use crate::config::{self, Kind, Lockdown, Tunnel};
+use crate::config::{Kind, Lockdown, Tunnel};
 use crate::identity;
 use crate::paths::{DAEMON_USER, Paths};
 use crate::plan::{self, Facts, Host, Observed, Openings};
@@ -28,9 +28,9 @@ pub fn run(args: Plan) -> Result<(), CliError> {
     let facts = Facts { wanted: &wanted, kept: &own, openings: &openings };
     let plan = plan::build(&tunnel, &load_groups(&paths)?, facts);
     let host = Host::of([&plan], daemon_user());
-    let Kind::Enf(enf) = &tunnel.kind;
-    let dns = enf.dns.as_ref().filter(|_| args.state == Phase::Connected && enf.advertise.is_none());
-    let names: Vec<String> = dns.map(|dns| dns.resolvectl(&enf.tun.dev).into()).unwrap_or_default();
+    let at_home = tunnel.kind.enf().filter(|enf| args.state == Phase::Connected && enf.advertise.is_none());
+    let dns = at_home.and_then(|enf| Some((enf.dns.as_ref()?, &enf.tun.dev)));
+    let names: Vec<String> = dns.map(|(dns, dev)| dns.resolvectl(dev).into()).unwrap_or_default();
     if args.json {
         let of_tunnel = plan::diff(&plan, &Observed::default());
         let commands = host.commands().into_iter().chain(of_tunnel.iter().map(ToString::to_string)).chain(names);
@@ -73,9 +73,8 @@ fn daemon_user() -> u32 {
 
 /// What the kernel holds in a state; `disconnected` is what is left after the user's disconnect.
 fn wanted(tunnel: &Tunnel, state: Phase, own: Vec<IpNet>) -> Wanted {
-    let config::Kind::Enf(enf) = &tunnel.kind;
     match state {
-        Phase::Disconnected | Phase::Disconnecting if enf.route.lockdown == Lockdown::Boot => Wanted::Blocked,
+        Phase::Disconnected | Phase::Disconnecting if tunnel.route.lockdown == Lockdown::Boot => Wanted::Blocked,
         Phase::Disconnected | Phase::Disconnecting => Wanted::Open,
         Phase::Connecting | Phase::Reconnecting | Phase::Error => Wanted::Connecting,
         Phase::Connected => Wanted::Connected(own),
@@ -84,8 +83,8 @@ fn wanted(tunnel: &Tunnel, state: Phase, own: Vec<IpNet>) -> Wanted {
 
 /// What the certificate names; nothing when it cannot be read.
 fn own_addresses(tunnel: &Tunnel) -> Vec<IpNet> {
-    let Kind::Enf(enf) = &tunnel.kind;
+    let Kind::Enf(enf) = &tunnel.kind else { return Vec::new() };
     let chain = identity::certificates(&enf.identity.cert_file).unwrap_or_default();
     let own = chain.first().and_then(identity::address_of).map(|own| Ipv6Net::from(own).into());
-    own.into_iter().chain(enf.tun.ipv4_address.filter(|_| enf.route.allow_ipv4).map(IpNet::from)).collect()
+    own.into_iter().chain(enf.tun.ipv4_address.filter(|_| tunnel.route.allow_ipv4).map(IpNet::from)).collect()
 }

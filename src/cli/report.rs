@@ -129,8 +129,8 @@ impl From<&TunnelInfo> for Known {
 
 impl From<&config::Tunnel> for Known {
     fn from(tunnel: &config::Tunnel) -> Self {
-        let config::Kind::Enf(enf) = &tunnel.kind;
-        Self { name: tunnel.name.clone(), table: enf.route.table, interface: Some(enf.tun.dev.clone()) }
+        let interface = tunnel.kind.enf().map(|enf| enf.tun.dev.clone());
+        Self { name: tunnel.name.clone(), table: tunnel.route.table, interface }
     }
 }
 

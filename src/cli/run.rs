@@ -3,7 +3,7 @@
 
 use super::args::Run;
 use super::{CliError, load_groups, load_tunnel, output, time};
-use crate::config::{self, Kind, Lockdown};
+use crate::config::{self, Lockdown};
 use crate::daemon::in_force::{Holder, InForce};
 use crate::daemon::last_plans::LastPlans;
 use crate::daemon::targets::Targets;
@@ -45,12 +45,11 @@ pub async fn run(args: Run) -> Result<(), CliError> {
     let paths = Paths { config: args.config_dir.path, runtime: args.runtime_dir.path, ..Paths::default() };
     let mut tunnel = load_tunnel(&args.tunnel, &paths)?;
     // The user is at the keyboard: ending the program is the user's own disconnect, and leaves nothing behind.
-    let Kind::Enf(enf) = &mut tunnel.kind;
-    if enf.route.lockdown == Lockdown::Boot {
-        enf.route.lockdown = Lockdown::Session;
+    if tunnel.route.lockdown == Lockdown::Boot {
+        tunnel.route.lockdown = Lockdown::Session;
     }
-    let by_hand =
-        enf.dns.as_ref().filter(|_| enf.advertise.is_none()).map(|dns| dns.resolvectl(&enf.tun.dev).join("; "));
+    let at_home = tunnel.kind.enf().filter(|enf| enf.advertise.is_none());
+    let by_hand = at_home.and_then(|enf| Some(enf.dns.as_ref()?.resolvectl(&enf.tun.dev).join("; ")));
     logging::init("enftunctl", LevelFilter::Warn, Some(STATES));
     if let Some(by_hand) = by_hand {
         log::warn!(

@@ -11,7 +11,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use super::findings::{Finding, Severity, Source};
 use super::reader::{self, Reading};
 use super::values::{self, Complaint, quoted};
-use super::{Config, Enf, Group, Kind, Router, Tunnel, daemon, router, tunnel};
+use super::{Config, Group, Kind, Router, Tunnel, daemon, router, tunnel};
 use crate::paths::{DAEMON_USER, Paths};
 
 /// No configuration file is larger.
@@ -229,16 +229,15 @@ fn compare(candidates: &mut [Candidate], groups: Option<&BTreeMap<String, Group>
     let mut earlier: Vec<(PathBuf, Tunnel)> = Vec::new();
     for reading in candidates.iter_mut().filter_map(|candidate| candidate.content.as_mut().ok()) {
         let Some(tunnel) = reading.value.clone() else { continue };
-        let Kind::Enf(enf) = &tunnel.kind;
         if let Some(groups) = groups {
             let known: Vec<&str> = groups.keys().map(String::as_str).collect();
-            for name in enf.route.trusted_groups.iter().filter(|name| !groups.contains_key(*name)) {
+            for name in tunnel.route.trusted_groups.iter().filter(|name| !groups.contains_key(*name)) {
                 let complaint = Complaint::new(&format!("there is no group {} in enftun.toml", quoted(name)));
                 let complaint = Complaint { help: reader::did_you_mean(name, &known), ..complaint };
                 let key = "route.trusted_groups";
                 reading.error_at(&format!("{key}.{name}"), key, complaint);
             }
-            for (place, key, complaint) in conflicts_with_groups(groups, enf) {
+            for (place, key, complaint) in conflicts_with_groups(groups, &tunnel) {
                 reading.error_at(&place, key, complaint);
             }
         }
@@ -247,9 +246,8 @@ fn compare(candidates: &mut [Candidate], groups: Option<&BTreeMap<String, Group>
             continue;
         }
         for (file, other) in &earlier {
-            let Kind::Enf(claimed) = &other.kind;
             let owner = format!("tunnel {} ({})", quoted(&other.name), file.display());
-            for (place, key, complaint) in conflicts(claimed, enf, &owner) {
+            for (place, key, complaint) in conflicts(other, &tunnel, &owner) {
                 reading.error_at(&place, key, complaint);
             }
         }
@@ -258,9 +256,10 @@ fn compare(candidates: &mut [Candidate], groups: Option<&BTreeMap<String, Group>
 }
 
 /// What a tunnel claims and the groups of `enftun.toml` have: as [`conflicts`].
-fn conflicts_with_groups(groups: &BTreeMap<String, Group>, enf: &Enf) -> Vec<(String, &'static str, Complaint)> {
+fn conflicts_with_groups(groups: &BTreeMap<String, Group>, tunnel: &Tunnel) -> Vec<(String, &'static str, Complaint)> {
     let mut found = Vec::new();
-    let route = &enf.route;
+    let route = &tunnel.route;
+    let enf = tunnel.kind.enf();
     let own = !route.trusted_interfaces.is_empty();
     for (name, group) in groups {
         if own && group.number == route.fwmark {
@@ -279,11 +278,12 @@ fn conflicts_with_groups(groups: &BTreeMap<String, Group>, enf: &Enf) -> Vec<(St
             let complaint = Complaint::new(&text).help(&help);
             found.push((tunnel::trusted_place(interface), "route.trusted_interfaces", complaint));
         }
-        if route.trusted_groups.contains(name) && group.interfaces.contains(&enf.tun.dev) {
+        let own_device = enf.map(|enf| &enf.tun.dev).filter(|dev| group.interfaces.contains(dev));
+        if let Some(dev) = own_device.filter(|_| route.trusted_groups.contains(name)) {
             let key = "route.trusted_groups";
-            found.push((format!("{key}.{name}"), key, tunnel::trusts_itself(&enf.tun.dev, "take it out of the group")));
+            found.push((format!("{key}.{name}"), key, tunnel::trusts_itself(dev, "take it out of the group")));
         }
-        let behind = enf.advertise.as_ref().map(|advertise| &advertise.dev);
+        let behind = enf.and_then(|enf| enf.advertise.as_ref()).map(|advertise| &advertise.dev);
         if let Some(dev) = behind.filter(|dev| group.interfaces.contains(dev)) {
             found.push(("advertise.dev".to_owned(), "advertise.dev", tunnel::trusts_host_behind(dev)));
         }
@@ -291,17 +291,23 @@ fn conflicts_with_groups(groups: &BTreeMap<String, Group>, enf: &Enf) -> Vec<(St
     found
 }
 
+/// It has routes of its own.
+fn uses_table(tunnel: &Tunnel) -> bool {
+    matches!(tunnel.kind, Kind::Enf(_)) || !tunnel.route.prefixes.is_empty()
+}
+
 /// What `later` claims and `earlier` has: the place in the file, the key, and what to say.
-fn conflicts(earlier: &Enf, later: &Enf, owner: &str) -> Vec<(String, &'static str, Complaint)> {
+fn conflicts(earlier: &Tunnel, later: &Tunnel, owner: &str) -> Vec<(String, &'static str, Complaint)> {
     let mut found = Vec::new();
     let mut say = |place: &str, key: &'static str, complaint: Complaint| found.push((place.to_owned(), key, complaint));
-    if earlier.tun.dev == later.tun.dev {
-        let text = format!("{} is already the device of {owner}", quoted(&later.tun.dev));
+    let device = |tunnel: &Tunnel| tunnel.kind.enf().map(|enf| enf.tun.dev.clone());
+    if let Some(dev) = device(later).filter(|dev| device(earlier).as_ref() == Some(dev)) {
+        let text = format!("{} is already the device of {owner}", quoted(&dev));
         say("tun.dev", "tun.dev", Complaint::new(&text).help("give each tunnel a device of its own"));
     }
-    let behind = |enf: &Enf| enf.advertise.as_ref().map(|advertise| advertise.dev.clone());
+    let behind = |tunnel: &Tunnel| tunnel.kind.enf()?.advertise.as_ref().map(|advertise| advertise.dev.clone());
     if let Some(dev) = behind(later) {
-        let whose = if earlier.tun.dev == dev {
+        let whose = if device(earlier).as_ref() == Some(&dev) {
             Some("is the device")
         } else if behind(earlier).as_ref() == Some(&dev) {
             Some("has the host behind")
@@ -317,7 +323,7 @@ fn conflicts(earlier: &Enf, later: &Enf, owner: &str) -> Vec<(String, &'static s
         }
     }
     if let Some(dev) = behind(earlier) {
-        if later.tun.dev == dev {
+        if device(later).as_ref() == Some(&dev) {
             let text = format!("{} has the host behind of {owner}", quoted(&dev));
             say("tun.dev", "tun.dev", Complaint::new(&text).help("give the tunnel another device"));
         }
@@ -328,7 +334,7 @@ fn conflicts(earlier: &Enf, later: &Enf, owner: &str) -> Vec<(String, &'static s
         }
     }
     let (a, b) = (&earlier.route, &later.route);
-    if a.table == b.table {
+    if uses_table(earlier) && uses_table(later) && a.table == b.table {
         let text = format!("{} is already the table of {owner}", b.table);
         say("route.table", "route.table", Complaint::new(&text).help("give each tunnel a table of its own"));
     }

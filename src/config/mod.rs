@@ -3,6 +3,7 @@
 //!
 //! The types are plain values: `state`, `plan` and the sessions take them as they are.
 
+mod aws;
 mod daemon;
 mod findings;
 mod host;
@@ -19,6 +20,7 @@ mod unavailable;
 pub mod users;
 mod values;
 
+pub use aws::{Application, Aws, Compat, Limits, Mode, Services, Subprotocol};
 pub use findings::{Finding, Severity, findings_json};
 pub use host::{Host, Login, Proxy, Scheme, Way, authority};
 pub use import::{Imported, import, import_text};
@@ -120,6 +122,8 @@ pub struct Tunnel {
     pub kind: Kind,
     /// Far ends, and how to reach and judge them.
     pub remote: Remote,
+    /// What belongs in it, what may go beside it, and the mark of its own packets.
+    pub route: Route,
     /// Back-off between attempts.
     pub retry: Retry,
     /// The TPM that keys and trust anchors may be in.
@@ -131,6 +135,34 @@ pub struct Tunnel {
 pub enum Kind {
     /// IP packets between a TUN device and an ENF router.
     Enf(Enf),
+    /// TCP connections through AWS IoT Secure Tunneling.
+    Aws(Aws),
+}
+
+impl Kind {
+    /// The word in the configuration file and on the bus.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Enf(_) => "enf",
+            Self::Aws(_) => "aws-iot",
+        }
+    }
+
+    /// What only kind `enf` has.
+    pub fn enf(&self) -> Option<&Enf> {
+        match self {
+            Self::Enf(enf) => Some(enf),
+            Self::Aws(_) => None,
+        }
+    }
+
+    /// What only kind `aws-iot` has.
+    pub fn aws(&self) -> Option<&Aws> {
+        match self {
+            Self::Aws(aws) => Some(aws),
+            Self::Enf(_) => None,
+        }
+    }
 }
 
 /// The keys that only `kind = "enf"` has.
@@ -138,8 +170,6 @@ pub enum Kind {
 pub struct Enf {
     /// `[tun]`.
     pub tun: Tun,
-    /// `[route]`.
-    pub route: Route,
     /// `[dns]`, when the file has that section.
     pub dns: Option<Dns>,
     /// `[identity]`.
@@ -168,8 +198,9 @@ pub struct Tun {
 pub struct Remote {
     /// Far ends in order of preference; at least one.
     pub hosts: Vec<Host>,
-    /// Trust anchors, PEM or DER.
-    pub ca_cert_file: Place,
+    /// Trust anchors, PEM or DER. For kind `aws-iot` they are trusted beside the system's, and may be a directory of such
+    /// files; none: only the system's.
+    pub ca_cert_file: Option<Place>,
     /// The name or address that the router's certificate must carry.
     pub name: Option<String>,
     /// Idle time after which the router is asked for a sign of life; zero: only at the start of a session.

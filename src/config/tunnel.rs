@@ -32,8 +32,8 @@ const SHORTEST_PERIOD: Duration = Duration::from_millis(100);
 /// Reads a tunnel file. There is a value unless the kind is missing or foreign; it is sound only without errors.
 pub(super) fn parse(name: &str, file: &Path, config_dir: &Path, text: &str) -> Reading<Option<Tunnel>> {
     let mut reading = read(file, text, |root| tunnel(name, config_dir, root));
-    let Some(Kind::Enf(enf)) = reading.value.as_ref().map(|tunnel| tunnel.kind.clone()) else { return reading };
-    if enf.route.trusted_interfaces.contains(&enf.tun.dev) {
+    let Some(Tunnel { kind: Kind::Enf(enf), route, .. }) = reading.value.clone() else { return reading };
+    if route.trusted_interfaces.contains(&enf.tun.dev) {
         let (place, complaint) = (trusted_place(&enf.tun.dev), trusts_itself(&enf.tun.dev, "leave it out"));
         reading.error_at(&place, "route.trusted_interfaces", complaint);
     }
@@ -43,7 +43,7 @@ pub(super) fn parse(name: &str, file: &Path, config_dir: &Path, text: &str) -> R
                 format!("{} is the device of this tunnel, and the host behind is on another", values::quoted(dev));
             Some(Complaint::new(&text).help("name the Ethernet interface that the host is on"))
         } else {
-            enf.route.trusted_interfaces.contains(dev).then(|| trusts_host_behind(dev))
+            route.trusted_interfaces.contains(dev).then(|| trusts_host_behind(dev))
         };
         if let Some(complaint) = complaint {
             reading.error_at("advertise.dev", "advertise.dev", complaint);
@@ -96,8 +96,8 @@ fn tunnel(name: &str, config_dir: &Path, root: &mut Section<'_>) -> Option<Tunne
     let dns = dns(&route, root);
     let enrol = enrol(config_dir, &way, &identity, root);
     let tpm = tpm(config_dir, root);
-    let kind = Kind::Enf(Enf { tun, route, dns, identity, enrol, advertise });
-    Some(Tunnel { name: name.to_owned(), autoconnect, kind, remote, retry, tpm })
+    let kind = Kind::Enf(Enf { tun, dns, identity, enrol, advertise });
+    Some(Tunnel { name: name.to_owned(), autoconnect, kind, remote, route, retry, tpm })
 }
 
 fn known_kind(text: &str) -> Result<(), Complaint> {
@@ -166,7 +166,7 @@ fn remote(config_dir: &Path, section: &mut Section<'_>) -> (Remote, Way) {
     let wire = section.parse("wire", values::word(&words)).unwrap_or_default();
     let remote = Remote {
         hosts,
-        ca_cert_file,
+        ca_cert_file: Some(ca_cert_file),
         name,
         heartbeat_period,
         heartbeat_timeout,

@@ -11,7 +11,7 @@ mod port;
 use super::Daemon;
 use super::supervised::Supervised;
 use crate::card::{Duid, LinkAddress, Responder, Settings};
-use crate::config::{self, Kind};
+use crate::config;
 use crate::error::chain;
 use crate::plan::Plan;
 use crate::state::Wanted;
@@ -79,8 +79,7 @@ impl Drop for Serving {
 impl Supervised {
     /// It is a router card's.
     pub fn is_card(&self) -> bool {
-        let Kind::Enf(enf) = &self.config.kind;
-        enf.advertise.is_some()
+        self.config.kind.enf().is_some_and(|enf| enf.advertise.is_some())
     }
 
     /// What a session on a router card reads and writes.
@@ -106,7 +105,7 @@ impl Supervised {
 
     /// How the host behind is to be served by the plan in force; not at all while no address is known for it.
     fn settings_of_card(&self, duid: Duid) -> Option<Settings> {
-        let Kind::Enf(enf) = &self.config.kind;
+        let enf = self.config.kind.enf()?;
         let advertise = enf.advertise.as_ref()?;
         let card = self.applied.card.as_ref().filter(|card| card.carrier)?;
         let addresses = match self.wanted() {
@@ -125,7 +124,7 @@ impl Supervised {
             lladdr: advertise.lladdr.unwrap_or_else(|| link_address(&duid, &card.port)),
             announce_lladdr: true,
             own,
-            routes: enf.route.prefixes.iter().filter_map(v6).collect(),
+            routes: self.config.route.prefixes.iter().filter_map(v6).collect(),
             mtu: enf.tun.mtu,
             router: advertise.router,
             dhcp6: advertise.dhcp6,

@@ -25,10 +25,10 @@ fn files(tunnel: &config::Tunnel) -> Vec<PathBuf> {
 
 /// Trust anchors, and what a provisioner enrols with. What is in a TPM is not watched: the next session reads it.
 fn others(tunnel: &config::Tunnel) -> Vec<PathBuf> {
-    let config::Kind::Enf(enf) = &tunnel.kind;
-    let enrol = enf.enrol.as_ref().filter(|enrol| enrol.provisioner.is_some());
+    let enrol = tunnel.kind.enf().and_then(|enf| enf.enrol.as_ref()).filter(|enrol| enrol.provisioner.is_some());
     let theirs = enrol.map(|enrol| [enrol.ca_cert_file.file(), enrol.password_file.as_deref()]);
-    let all = [tunnel.remote.ca_cert_file.file()].into_iter().chain(theirs.into_iter().flatten());
+    let all =
+        [tunnel.remote.ca_cert_file.as_ref().and_then(Place::file)].into_iter().chain(theirs.into_iter().flatten());
     all.flatten().map(Path::to_owned).collect()
 }
 

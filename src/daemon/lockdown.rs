@@ -5,7 +5,7 @@ use super::in_force::{Holder, InForce, InForceError};
 use super::last_plans::LastPlans;
 use super::targets::Targets;
 use super::{note, program};
-use crate::config::{self, Kind, Lockdown};
+use crate::config::{self, Lockdown};
 use crate::dbus::client::{Client, ClientError};
 use crate::error::{Class, chain};
 use crate::kernel::{Kernel, KernelError};
@@ -200,14 +200,13 @@ fn judge(options: &program::Options, name: &str, last_plans: &LastPlans) -> Wish
         }
         return if opened { Wish::Leave } else { Wish::Unusable };
     };
-    let Kind::Enf(enf) = &mut tunnel.kind;
-    let lockdown = targets.overrule(name, enf.route.lockdown);
+    let lockdown = targets.overrule(name, tunnel.route.lockdown);
     // Its user neither opened it, as far as is known, nor wants it: the last plan is the only word that there is.
     let was_blocked = targets.get(name).is_none() && last_plans.was_blocking(name);
     if lockdown != Lockdown::Boot && !was_blocked {
         return Wish::Leave;
     }
-    enf.route.lockdown = lockdown;
+    tunnel.route.lockdown = lockdown;
     let facts = Facts { wanted: &Wanted::Blocked, kept: &[], openings: &Openings::default() };
     Wish::Block(Box::new(plan::build(&tunnel, &config.groups, facts)))
 }

@@ -130,17 +130,17 @@ impl Daemon {
 }
 
 fn lockdown(tunnel: &config::Tunnel) -> Lockdown {
-    let Kind::Enf(enf) = &tunnel.kind;
-    enf.route.lockdown
+    tunnel.route.lockdown
 }
 
 /// Only what the supervisor itself runs by changed.
 fn keeps_session(old: &config::Tunnel, new: &config::Tunnel) -> bool {
     let mut same = config::Tunnel { autoconnect: new.autoconnect, retry: new.retry, ..old.clone() };
-    let (Kind::Enf(kept), Kind::Enf(wanted)) = (&mut same.kind, &new.kind);
-    kept.route.lockdown = wanted.route.lockdown;
-    kept.dns.clone_from(&wanted.dns);
-    kept.route.trusted_interfaces.clone_from(&wanted.route.trusted_interfaces);
-    kept.route.trusted_groups.clone_from(&wanted.route.trusted_groups);
+    if let (Kind::Enf(kept), Kind::Enf(wanted)) = (&mut same.kind, &new.kind) {
+        kept.dns.clone_from(&wanted.dns);
+    }
+    same.route.lockdown = new.route.lockdown;
+    same.route.trusted_interfaces.clone_from(&new.route.trusted_interfaces);
+    same.route.trusted_groups.clone_from(&new.route.trusted_groups);
     same == *new
 }

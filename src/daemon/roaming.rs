@@ -4,7 +4,7 @@
 
 use super::Daemon;
 use super::supervised::Supervised;
-use crate::config::{Host, Kind};
+use crate::config::Host;
 use crate::error::chain;
 use crate::kernel::Path;
 use crate::state::{Event, Moment, Phase};
@@ -87,8 +87,7 @@ impl Outlook {
 
 impl Supervised {
     fn mark(&self) -> u32 {
-        let Kind::Enf(enf) = &self.config.kind;
-        enf.route.fwmark & enf.route.fwmark_mask
+        self.config.route.fwmark & self.config.route.fwmark_mask
     }
 
     /// It looks for a session, or watches one.
@@ -277,8 +276,8 @@ impl Daemon {
         }
         let at_the_first = tunnel.state.link.as_ref().is_some_and(|link| link.index == 0);
         if names && !at_the_first {
-            let Kind::Enf(enf) = &tunnel.config.kind;
-            let inside = enf.dns.as_ref().map(|dns| dns.servers.clone()).unwrap_or_default();
+            let dns = tunnel.config.kind.enf().and_then(|enf| enf.dns.as_ref());
+            let inside = dns.map(|dns| dns.servers.clone()).unwrap_or_default();
             all.extend(resolve::name_servers(&inside).await);
             all.extend(ANYWHERE);
         }

@@ -115,8 +115,13 @@ impl Daemon {
             let text = "the tunnel has changed meanwhile";
             return Err(Failure::new(Reason::EnrolmentFailed, Class::Transient, text));
         };
-        let Kind::Enf(enf) = &tunnel.config.kind;
-        Ok(enf.identity.clone())
+        match &tunnel.config.kind {
+            Kind::Enf(enf) => Ok(enf.identity.clone()),
+            Kind::Aws(_) => {
+                let text = "this kind of tunnel has no certificate of its own";
+                Err(Failure::new(Reason::EnrolmentFailed, Class::Bug, text))
+            }
+        }
     }
 
     /// Keeps the certificate of a session's new key. It is no news: the session is about to use it.
@@ -211,6 +216,22 @@ impl Daemon {
     pub(super) async fn start_session(&mut self, name: &str, id: SessionId) -> Option<Event> {
         self.note_ways(name).await;
         self.note_credentials(name).await;
+        let kind = self.tunnels.get(name)?.config.kind.clone();
+        let started = match kind {
+            Kind::Enf(enf) => self.start_enf(name, id, enf),
+            Kind::Aws(_) => None,
+        };
+        match started? {
+            Ok(session) => {
+                let running = Running { session, openings: Openings::default() };
+                self.tunnels.get_mut(name)?.sessions.insert(id, running);
+                None
+            }
+            Err(failure) => Some(Event::Ended(id, Ended::of(failure))),
+        }
+    }
+
+    fn start_enf(&mut self, name: &str, id: SessionId, enf: config::Enf) -> Option<Result<Session, Failure>> {
         let now = self.now();
         let tunnel = self.tunnels.get_mut(name)?;
         let tun = match tunnel.is_card() {
@@ -219,10 +240,7 @@ impl Daemon {
         };
         let tun = match tun {
             Ok(tun) => tun,
-            Err(text) => {
-                let failure = Failure::new(Reason::LinkLost, Class::Transient, text);
-                return Some(Event::Ended(id, Ended::of(failure)));
-            }
+            Err(text) => return Some(Err(Failure::new(Reason::LinkLost, Class::Transient, text))),
         };
         tunnel.session_on = tunnel.ifindex;
         let remotes = match tunnel.state.successor() {
@@ -231,12 +249,13 @@ impl Daemon {
             }
             _ => tunnel.remotes.order(tunnel.config.remote.hosts.len(), now),
         };
-        let session = session::start(Spec {
+        Some(Ok(session::start(Spec {
             id,
             remotes,
             upstream: tunnel.upstream.clone(),
             probe: Arc::default(),
             tunnel: tunnel.config.clone(),
+            enf: Arc::new(enf),
             tun,
             counters: tunnel.counters.clone(),
             last_addresses: self.addresses.of(&tunnel.config.remote),
@@ -244,9 +263,7 @@ impl Daemon {
             probe_url: self.probe_url.clone(),
             refused: tunnel.state.refused_in_silence().cloned(),
             reporter: Reporter::new(name, id, self.reports.clone()),
-        });
-        tunnel.sessions.insert(id, Running { session, openings: Openings::default() });
-        None
+        })))
     }
 
     pub(super) async fn stop_session(&mut self, name: &str, id: SessionId) {
@@ -280,7 +297,7 @@ impl Daemon {
 
 /// `identity.ip_file`, for scripts.
 pub(super) fn write_address(tunnel: &Supervised) {
-    let Kind::Enf(enf) = &tunnel.config.kind;
+    let Some(enf) = tunnel.config.kind.enf() else { return };
     let (Some(path), Some(link)) = (&enf.identity.ip_file, &tunnel.state.link) else { return };
     let Some(address) = link.addresses.first() else { return };
     if let Err(error) = files::replace(path, format!("{}\n", address.addr()).as_bytes(), 0o644) {

@@ -7,7 +7,7 @@ use super::roaming::Outlook;
 use super::sessions::Running;
 use super::snapshot::TunnelSnapshot;
 use super::targets::Targets;
-use crate::config::{self, Group, Kind, Lockdown};
+use crate::config::{self, Group, Lockdown};
 use crate::plan::{self, Facts, Plan, Scope};
 use crate::state::{self, Failure, Moment, Phase, Policy, Remotes, SessionId, Wanted};
 use crate::tunnel::{Counters, Upstream};
@@ -92,14 +92,12 @@ impl Supervised {
     /// The configuration as the file has it.
     pub fn as_written(&self) -> config::Tunnel {
         let mut config = (*self.config).clone();
-        let Kind::Enf(enf) = &mut config.kind;
-        enf.route.lockdown = self.written;
+        config.route.lockdown = self.written;
         config
     }
 
     pub fn policy(&self) -> Policy {
-        let Kind::Enf(enf) = &self.config.kind;
-        Policy { retry: self.config.retry, lockdown: enf.route.lockdown }
+        Policy { retry: self.config.retry, lockdown: self.config.route.lockdown }
     }
 
     pub fn wanted(&self) -> Wanted {
@@ -113,8 +111,7 @@ impl Supervised {
 
     /// The interface that carries the packets.
     pub fn dev(&self) -> &str {
-        let Kind::Enf(enf) = &self.config.kind;
-        &enf.tun.dev
+        self.config.kind.enf().map_or("", |enf| &enf.tun.dev)
     }
 
     /// Something of it is in the kernel, or may be.
@@ -131,12 +128,13 @@ impl Supervised {
     }
 
     pub fn snapshot(&self, started: SystemTime, firewall_in_force: bool) -> TunnelSnapshot {
-        let Kind::Enf(enf) = &self.config.kind;
+        let enf = self.config.kind.enf();
+        let route = &self.config.route;
         let link = self.state.link.as_ref().filter(|_| self.state.phase == Phase::Connected);
         let there = matches!(self.in_force, Wanted::Connecting | Wanted::Connected(_));
         TunnelSnapshot {
             name: self.config.name.clone(),
-            kind: "enf",
+            kind: self.config.kind.as_str(),
             state: self.state.phase,
             target: self.state.target,
             reason: self.state.reason,
@@ -145,24 +143,24 @@ impl Supervised {
             attempt: self.state.attempt,
             next_attempt: self.state.next_attempt.map(|at| started + at),
             blocking: self.blocking(firewall_in_force),
-            interface: Some(enf.tun.dev.clone()),
+            interface: enf.map(|enf| enf.tun.dev.clone()),
             ifindex: self.ifindex.filter(|_| there),
-            mtu: enf.tun.mtu,
+            mtu: enf.map(|enf| enf.tun.mtu).unwrap_or_default(),
             addresses: match link {
                 Some(link) => link.addresses.clone(),
                 None if there => self.state.kept_addresses().to_vec(),
                 None => Vec::new(),
             },
-            routes: enf.route.prefixes.clone(),
+            routes: route.prefixes.clone(),
             remotes: self.config.remote.hosts.iter().map(ToString::to_string).collect(),
             active_remote: link.map(|link| link.remote.clone()),
-            fwmark: enf.route.fwmark,
-            fwmark_mask: enf.route.fwmark_mask,
-            table: enf.route.table,
+            fwmark: route.fwmark,
+            fwmark_mask: route.fwmark_mask,
+            table: route.table,
             autoconnect: self.config.autoconnect,
-            lockdown: enf.route.lockdown.as_str(),
+            lockdown: route.lockdown.as_str(),
             // On a router card they are the host's behind: nothing here reaches them.
-            dns: enf.dns.clone().filter(|_| !self.is_card()),
+            dns: enf.and_then(|enf| enf.dns.clone()).filter(|_| !self.is_card()),
             tls: link.map(|link| link.tls.clone()),
             counters: self.counters.clone(),
         }
@@ -183,8 +181,7 @@ impl Supervised {
 
 /// The tunnel with what the user said of its lockdown, and what its file says.
 fn overrule(mut config: config::Tunnel, targets: &Targets) -> (config::Tunnel, Lockdown) {
-    let Kind::Enf(enf) = &mut config.kind;
-    let written = enf.route.lockdown;
-    enf.route.lockdown = targets.overrule(&config.name, written);
+    let written = config.route.lockdown;
+    config.route.lockdown = targets.overrule(&config.name, written);
     (config, written)
 }

@@ -3,7 +3,7 @@
 
 use super::snapshot::GroupSnapshot;
 use super::{Answer, Caller, Daemon, Refusal};
-use crate::config::{self, Group, Kind};
+use crate::config::{self, Group};
 use crate::kernel;
 use crate::logging::message;
 use std::collections::BTreeMap;
@@ -52,16 +52,16 @@ impl Daemon {
             ));
         }
         for (name, tunnel) in &self.tunnels {
-            let Kind::Enf(enf) = &tunnel.config.kind;
-            if enf.tun.dev == interface {
+            if tunnel.dev() == interface {
                 return refuse(format!("{interface} is the device of tunnel {name}, and a tunnel is not trusted"));
             }
-            if enf.advertise.as_ref().is_some_and(|advertise| advertise.dev == interface) {
+            let enf = tunnel.config.kind.enf();
+            if enf.and_then(|enf| enf.advertise.as_ref()).is_some_and(|advertise| advertise.dev == interface) {
                 return refuse(format!(
                     "{interface} has the host behind of tunnel {name}, and nothing of it goes beside the tunnel"
                 ));
             }
-            if enf.route.trusted_interfaces.iter().any(|member| member == interface) {
+            if tunnel.config.route.trusted_interfaces.iter().any(|member| member == interface) {
                 return refuse(format!("{interface} is a trusted interface of tunnel {name} already"));
             }
         }

@@ -65,7 +65,7 @@ pub fn credentials_directory() -> Option<PathBuf> {
 /// # Errors
 /// No source has either, and the configured files are none of the sources; with them, loading says what is missing.
 pub fn find(tunnel: &Tunnel, credentials: Option<&Path>) -> Result<Box<dyn CredentialSource>, LoadError> {
-    let Kind::Enf(enf) = &tunnel.kind;
+    let Kind::Enf(enf) = &tunnel.kind else { return Err(LoadError::NoCredentials { tunnel: tunnel.name.clone() }) };
     if let Some(source) = sources(tunnel, credentials).find(|source| source.is_there()) {
         return Ok(source);
     }
@@ -85,19 +85,23 @@ fn sources<'a>(
     tunnel: &'a Tunnel,
     credentials: Option<&'a Path>,
 ) -> impl Iterator<Item = Box<dyn CredentialSource>> + use<'a> {
-    let Kind::Enf(enf) = &tunnel.kind;
-    enf.identity.source.iter().filter_map(move |source| {
-        let pair = match source {
-            Source::Credentials => {
-                let [cert_file, key] = ["crt", "key"].map(|kind| format!("{}.{kind}", tunnel.name));
-                let (cert_file, key) = (credentials?.join(cert_file), Place::File(credentials?.join(key)));
-                Pair { cert_file, key, tpm: tunnel.tpm.clone(), in_tpm: false }
-            }
-            Source::Files => pair(&enf.identity, &tunnel.tpm, false),
-            Source::Tpm => pair(&enf.identity, &tunnel.tpm, true),
-        };
-        Some(Box::new(pair) as Box<dyn CredentialSource>)
-    })
+    tunnel
+        .kind
+        .enf()
+        .into_iter()
+        .flat_map(|enf| enf.identity.source.iter().map(move |source| (enf, source)))
+        .filter_map(move |(enf, source)| {
+            let pair = match source {
+                Source::Credentials => {
+                    let [cert_file, key] = ["crt", "key"].map(|kind| format!("{}.{kind}", tunnel.name));
+                    let (cert_file, key) = (credentials?.join(cert_file), Place::File(credentials?.join(key)));
+                    Pair { cert_file, key, tpm: tunnel.tpm.clone(), in_tpm: false }
+                }
+                Source::Files => pair(&enf.identity, &tunnel.tpm, false),
+                Source::Tpm => pair(&enf.identity, &tunnel.tpm, true),
+            };
+            Some(Box::new(pair) as Box<dyn CredentialSource>)
+        })
 }
 
 fn pair(identity: &Identity, tpm: &Tpm, in_tpm: bool) -> Pair {

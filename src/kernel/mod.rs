@@ -120,10 +120,13 @@ impl Kernel {
 
     /// What is there of a tunnel.
     pub async fn observe(&self, scope: &Scope) -> Result<Observed, KernelError> {
-        let link =
-            link::observe(&self.netlink, &scope.dev, self.owner, self.held.get(&scope.dev).map(|held| held.index))
+        let held = self.held.get(&scope.dev).map(|held| held.index);
+        let link = match scope.dev.as_str() {
+            "" => None,
+            dev => link::observe(&self.netlink, dev, self.owner, held)
                 .await
-                .map_err(|error| KernelError::observe("the link", error))?;
+                .map_err(|error| KernelError::observe("the link", error))?,
+        };
         let addresses = match &link {
             Some(link) => address::observe(&self.netlink, link.index, &scope.dev)
                 .await

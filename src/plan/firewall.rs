@@ -51,6 +51,9 @@ impl Openings {
 
 /// A tunnel that blocks.
 struct Blocking<'a> {
+    /// False: nothing is known of it, not even its mark.
+    known: bool,
+    /// None: it has none.
     dev: Option<&'a str>,
     mark: Mark,
     prefixes: &'a [IpNet],
@@ -81,11 +84,11 @@ fn blocking<'a>(plans: impl IntoIterator<Item = &'a Plan>, uid: u32, emergency: 
     let blocking = |plan: &'a Plan| {
         let policy = plan.policy.as_ref()?;
         let mark = Mark { mark: plan.scope.mark, mask: plan.scope.mask };
-        let (dev, prefixes, card) = (Some(plan.scope.dev.as_str()), &plan.scope.prefixes, plan.card.as_ref());
-        Some(Blocking { dev, mark, prefixes, card, policy })
+        let dev = Some(plan.scope.dev.as_str()).filter(|dev| !dev.is_empty());
+        Some(Blocking { known: true, dev, mark, prefixes: &plan.scope.prefixes, card: plan.card.as_ref(), policy })
     };
     let tunnels: Vec<_> = plans.into_iter().filter_map(blocking).chain(emergency.then_some(UNKNOWN)).collect();
-    (!tunnels.is_empty()).then_some(Host { tunnels, uid })
+    tunnels.iter().any(|tunnel| !tunnel.prefixes.is_empty()).then_some(Host { tunnels, uid })
 }
 
 impl Host<'_> {
@@ -208,7 +211,7 @@ impl Host<'_> {
     fn output(&self) -> Vec<Rule> {
         let mut rules = self.before_output();
         // One that nothing is known of has no mark: nothing is its own.
-        for tunnel in self.tunnels.iter().filter(|tunnel| tunnel.dev.is_some()) {
+        for tunnel in self.tunnels.iter().filter(|tunnel| tunnel.known) {
             rules.extend(self.ours(tunnel));
         }
         rules.extend(self.each_mark(|mark| Rule::new(FORGED, [Test::Mark(mark)], Action::Drop)));
@@ -372,7 +375,7 @@ impl Host<'_> {
     }
 
     fn each_mark(&self, rule: impl Fn(Mark) -> Rule) -> Vec<Rule> {
-        self.tunnels.iter().filter(|tunnel| tunnel.dev.is_some()).map(|tunnel| rule(tunnel.mark)).collect()
+        self.tunnels.iter().filter(|tunnel| tunnel.known).map(|tunnel| rule(tunnel.mark)).collect()
     }
 
     fn devices(&self) -> Vec<String> {
@@ -437,8 +440,14 @@ fn last() -> Rule {
 }
 
 /// A tunnel of which nothing is known, so that everything may belong in it.
-const UNKNOWN: Blocking<'static> =
-    Blocking { dev: None, mark: Mark { mark: 0, mask: 0 }, prefixes: &EVERYTHING, card: None, policy: &NOTHING };
+const UNKNOWN: Blocking<'static> = Blocking {
+    known: false,
+    dev: None,
+    mark: Mark { mark: 0, mask: 0 },
+    prefixes: &EVERYTHING,
+    card: None,
+    policy: &NOTHING,
+};
 static EVERYTHING: [IpNet; 2] = [Family::V6.everything(), Family::V4.everything()];
 static NOTHING: Policy = Policy {
     own: Vec::new(),

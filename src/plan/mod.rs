@@ -18,7 +18,7 @@ pub use firewall::{GUARD, Openings, Policy, TABLE, emergency, firewall, guard};
 pub use host::Host;
 pub use item::{Action, Address, Family, Link, Match, Route, Rule, Target};
 
-use crate::config::{self, Group, Kind, Lockdown};
+use crate::config::{self, Group, Lockdown};
 use crate::state::Wanted;
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -58,9 +58,9 @@ pub struct Plan {
 /// rules and multicast routes that a plan with this mark and these prefixes can hold. No two tunnels share any of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scope {
-    /// Interface name.
+    /// Interface name; empty: it has none.
     pub dev: String,
-    /// Routing table.
+    /// Routing table; 0: it has none.
     pub table: u32,
     /// Mark of our own packets.
     pub mark: u32,
@@ -77,17 +77,17 @@ pub struct Scope {
 impl Scope {
     /// What belongs to this tunnel.
     pub fn of(tunnel: &config::Tunnel) -> Self {
-        let Kind::Enf(enf) = &tunnel.kind;
-        let route = &enf.route;
+        let enf = tunnel.kind.enf();
+        let route = &tunnel.route;
         let mut prefixes = route.prefixes.clone();
         // Everything is everything: IPv4 that may not pass the tunnel goes nowhere.
         if prefixes.contains(&Family::V6.everything()) && !prefixes.contains(&Family::V4.everything()) {
             prefixes.push(Family::V4.everything());
         }
-        let port = enf.advertise.as_ref().map(|advertise| advertise.dev.clone());
+        let port = enf.and_then(|enf| enf.advertise.as_ref()).map(|advertise| advertise.dev.clone());
         Self {
-            dev: enf.tun.dev.clone(),
-            table: route.table,
+            dev: enf.map(|enf| enf.tun.dev.clone()).unwrap_or_default(),
+            table: if enf.is_none() && route.prefixes.is_empty() { 0 } else { route.table },
             mark: route.fwmark,
             mask: route.fwmark_mask,
             prefixes,
@@ -161,29 +161,30 @@ pub struct Facts<'a> {
 
 /// The plan of one tunnel. `groups` are those that it may name as trusted.
 pub fn build(tunnel: &config::Tunnel, groups: &BTreeMap<String, Group>, facts: Facts<'_>) -> Plan {
-    let Kind::Enf(enf) = &tunnel.kind;
     let Facts { wanted, kept, openings } = facts;
+    let route = &tunnel.route;
     let mut plan = Scope::of(tunnel).empty();
+    // Only kind `enf` has a device, and carries what belongs in the tunnel. Another kind holds it back.
+    let enf = tunnel.kind.enf();
     let (link, carrier, addresses) = match wanted {
         Wanted::Open => return plan,
-        Wanted::Blocked => (false, false, kept),
-        Wanted::Connecting => (true, false, kept),
+        Wanted::Blocked => (None, false, kept),
+        Wanted::Connecting => (enf, false, kept),
         // What passes a router card is the host's behind; the device has nothing to carry, for nothing here has the address.
-        Wanted::Connected(addresses) => (true, enf.advertise.is_none(), addresses.as_slice()),
+        Wanted::Connected(addresses) => (enf, enf.is_some_and(|enf| enf.advertise.is_none()), addresses.as_slice()),
     };
 
     let scope = &plan.scope;
     // The configured prefixes, and nothing that is only blocked: IPv4 without `allow_ipv4`.
-    let carried = |prefix: &&IpNet| {
-        enf.route.prefixes.contains(prefix) && (enf.route.allow_ipv4 || Family::of(prefix) == Family::V6)
-    };
+    let carried =
+        |prefix: &&IpNet| route.prefixes.contains(prefix) && (route.allow_ipv4 || Family::of(prefix) == Family::V6);
     plan.rules = rules(scope);
     let ipv4 = scope.prefixes.iter().filter(|prefix| Family::of(prefix) == Family::V4);
     plan.routes.extend(ipv4.map(|prefix| Route::no_way(*prefix, scope.table)));
 
     let multicast = scope.multicast();
     plan.routes.extend(multicast.iter().map(|prefix| Route::no_multicast(*prefix)));
-    if link {
+    if let Some(enf) = link {
         plan.routes.extend(multicast.iter().map(|prefix| Route::multicast(*prefix, &scope.dev)));
         plan.routes.extend(
             scope.prefixes.iter().filter(carried).map(|prefix| Route::via_tun(*prefix, scope.table, &scope.dev)),
@@ -196,8 +197,9 @@ pub fn build(tunnel: &config::Tunnel, groups: &BTreeMap<String, Group>, facts: F
         plan.card = scope.port.as_ref().map(|port| Card::of(&scope.dev, port, known));
     }
 
-    plan.trusted = trusted(&enf.route, groups);
-    if enf.route.lockdown != Lockdown::Off {
+    plan.trusted = trusted(route, groups);
+    // Its own packets pass what others block, also where it blocks nothing itself.
+    if route.lockdown != Lockdown::Off || scope.prefixes.is_empty() {
         plan.policy = Some(Policy {
             own: addresses.iter().map(IpNet::addr).collect(),
             through: scope.prefixes.iter().filter(carried).filter(|_| carrier).copied().collect(),

@@ -87,6 +87,8 @@ words! {
         Suspended => "suspended",
         /// Lockdown holds.
         Lockdown => "lockdown",
+        /// A service cannot be listened for at this end.
+        ListenFailed => "listen-failed",
         /// The service refuses the access token.
         TokenRejected => "token-rejected",
         /// The service closed the tunnel for good.

@@ -3,6 +3,7 @@
 //! A session dials, shakes hands and pumps by itself. It reports [`SessionEvent`]s, counts in [`Counters`], and ends when it
 //! is told to or when it must. It never changes the host: links, routes and rules are the daemon's business.
 
+pub mod aws;
 pub mod counters;
 pub mod enf;
 

@@ -708,7 +708,7 @@ fn our_own_client_gets_an_address_for_each_kind_of_key_and_is_let_in_with_it() {
         );
         let (tunnel, findings) = config::parse_tunnel("enf0", Path::new("enf0.toml"), Path::new("/"), &text);
         let tunnel = tunnel.unwrap_or_else(|| panic!("{findings:?}"));
-        let config::Kind::Enf(enf) = &tunnel.kind;
+        let enf = tunnel.kind.enf().unwrap();
         let asked = enf.enrol.as_ref().unwrap();
         block_on(async {
             let https = Https::new(asked, &tunnel.tpm).unwrap();

@@ -6,7 +6,7 @@ use crate::common::fake_router::{FakeRouter, Manners, server};
 use crate::common::netns::{Netns, block_on, in_netns_with_tun, sh, state_of_host, veth};
 use crate::common::{skip, wait_for};
 use crate::ruleset::hosts;
-use enftun::config::{self, Kind};
+use enftun::config;
 use enftun::kernel::{Kernel, KernelError};
 use enftun::plan::{self, Facts, Host, Openings};
 use enftun::state::Wanted;
@@ -321,8 +321,7 @@ fn tunnel(name: &str, route: &str) -> config::Tunnel {
 }
 
 fn trusting(mut tunnel: config::Tunnel, interface: &str) -> config::Tunnel {
-    let Kind::Enf(enf) = &mut tunnel.kind;
-    enf.route.trusted_interfaces = vec![interface.to_owned()];
+    tunnel.route.trusted_interfaces = vec![interface.to_owned()];
     tunnel
 }
 

@@ -24,16 +24,6 @@ fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
         autoconnect: false,
         kind: Kind::Enf(Enf {
             tun: Tun { dev: "enf0".into(), mtu: 1280, set_address: true, ipv4_address: None },
-            route: Route {
-                prefixes,
-                fwmark: MARK,
-                fwmark_mask: u32::MAX,
-                table: 2097,
-                trusted_interfaces: Vec::new(),
-                trusted_groups: Vec::new(),
-                allow_ipv4,
-                lockdown: Lockdown::Boot,
-            },
             dns: None,
             identity: Identity {
                 cert_file: PathBuf::new(),
@@ -44,9 +34,19 @@ fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
             enrol: None,
             advertise: None,
         }),
+        route: Route {
+            prefixes,
+            fwmark: MARK,
+            fwmark_mask: u32::MAX,
+            table: 2097,
+            trusted_interfaces: Vec::new(),
+            trusted_groups: Vec::new(),
+            allow_ipv4,
+            lockdown: Lockdown::Boot,
+        },
         remote: Remote {
             hosts: vec![config::Host::direct("router.example.net", 443)],
-            ca_cert_file: PathBuf::new().into(),
+            ca_cert_file: Some(PathBuf::new().into()),
             name: None,
             heartbeat_period: Duration::from_secs(300),
             heartbeat_timeout: Duration::from_secs(10),
@@ -74,9 +74,9 @@ fn prefixes() -> Tunnel {
 /// A second tunnel beside the first.
 fn another(dev: &str, table: u32, mark: u32, prefixes: &[&str]) -> Tunnel {
     let mut tunnel = tunnel(prefixes, false);
-    let Kind::Enf(enf) = &mut tunnel.kind;
+    let Kind::Enf(enf) = &mut tunnel.kind else { unreachable!() };
     enf.tun.dev = dev.into();
-    (enf.route.table, enf.route.fwmark) = (table, mark);
+    (tunnel.route.table, tunnel.route.fwmark) = (table, mark);
     tunnel
 }
 

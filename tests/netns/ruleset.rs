@@ -1,7 +1,7 @@
 //! The host's firewall as it gets into the kernel: by text, by JSON, replaced, read back, and taken away.
 
 use crate::common::netns::{Netns, block_on, in_netns, sh, state_of_host};
-use enftun::config::{self, Group, Kind, Tunnel};
+use enftun::config::{self, Group, Tunnel};
 use enftun::kernel::Kernel;
 use enftun::plan::{self, Facts, Host, Openings, Plan};
 use enftun::state::Wanted;
@@ -19,9 +19,8 @@ fn tunnel(name: &str, route: &str) -> Tunnel {
 }
 
 fn trusting(mut tunnel: Tunnel, interfaces: &[&str], groups: &[&str]) -> Tunnel {
-    let Kind::Enf(enf) = &mut tunnel.kind;
-    enf.route.trusted_interfaces = interfaces.iter().map(|name| (*name).to_owned()).collect();
-    enf.route.trusted_groups = groups.iter().map(|name| (*name).to_owned()).collect();
+    tunnel.route.trusted_interfaces = interfaces.iter().map(|name| (*name).to_owned()).collect();
+    tunnel.route.trusted_groups = groups.iter().map(|name| (*name).to_owned()).collect();
     tunnel
 }
 

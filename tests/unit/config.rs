@@ -23,8 +23,7 @@ fn texts(findings: &[Finding]) -> Vec<String> {
 }
 
 fn enf(tunnel: &Tunnel) -> &Enf {
-    let Kind::Enf(enf) = &tunnel.kind;
-    enf
+    tunnel.kind.enf().unwrap()
 }
 
 /// Each directory is a configuration directory, with a `router.toml` perhaps; `expected.txt` holds what is said about it.
@@ -92,14 +91,15 @@ fn a_tunnel_of_three_lines_gets_the_documented_defaults() {
     assert_eq!(tunnel.name, "enf0");
     assert!(!tunnel.autoconnect);
     assert_eq!(tunnel.remote.hosts, [Host::direct("router.example.net", 443)]);
-    assert_eq!(tunnel.remote.ca_cert_file, file("/etc/enftun/enf.cacert.pem"));
+    assert_eq!(tunnel.remote.ca_cert_file, Some(file("/etc/enftun/enf.cacert.pem")));
     assert_eq!(tunnel.remote.heartbeat_period, Duration::from_secs(300));
     assert_eq!(tunnel.remote.heartbeat_timeout, Duration::from_secs(10));
     assert_eq!(tunnel.remote.connect_timeout, Duration::from_secs(15));
     assert_eq!(tunnel.remote.congestion_control, None);
     assert_eq!(tunnel.remote.wire, config::Wire::Auto);
     assert_eq!(tunnel.retry, config::Retry::default());
-    let Enf { tun, route, dns, identity, enrol, advertise } = enf(&tunnel);
+    let route = &tunnel.route;
+    let Enf { tun, dns, identity, enrol, advertise } = enf(&tunnel);
     assert_eq!((tun.dev.as_str(), tun.mtu, tun.set_address, tun.ipv4_address), ("enf0", 1280, true, None));
     assert_eq!(route.prefixes, ["::/0".parse().unwrap()]);
     assert!(route.is_default());
@@ -200,14 +200,15 @@ fn every_key_that_is_written_arrives() {
         "a.example:4430 via http://[2001:db8::5]:3128",
     ];
     assert_eq!(hosts, expected);
-    assert_eq!(tunnel.remote.ca_cert_file, file("/etc/enftun/ca.pem"));
+    assert_eq!(tunnel.remote.ca_cert_file, Some(file("/etc/enftun/ca.pem")));
     assert_eq!(tunnel.remote.name.as_deref(), Some("2001:db8::1"));
     assert_eq!(tunnel.remote.heartbeat_period, Duration::ZERO);
     assert_eq!(tunnel.remote.heartbeat_timeout, Duration::from_millis(250));
     assert_eq!(tunnel.remote.connect_timeout, Duration::from_secs(5400));
     assert_eq!(tunnel.remote.congestion_control.as_deref(), Some("bbr"));
     assert_eq!(tunnel.remote.wire, config::Wire::V1);
-    let Enf { tun, route, dns, identity, enrol, advertise } = enf(&tunnel);
+    let route = &tunnel.route;
+    let Enf { tun, dns, identity, enrol, advertise } = enf(&tunnel);
     assert_eq!((tun.dev.as_str(), tun.mtu, tun.set_address), ("overlay0", 1496, false));
     assert_eq!(tun.ipv4_address, Some("10.64.0.7/24".parse().unwrap()));
     let prefixes: Vec<String> = route.prefixes.iter().map(ToString::to_string).collect();
@@ -240,7 +241,7 @@ fn keys_and_anchors_in_a_tpm_are_named_by_their_handles() {
          tcti = \"swtpm:host=localhost,port=2321\"\npassword_file = \"owner\"\nparent = \"0x81000001\"\n"
     ));
     let enf = enf(&tunnel);
-    assert_eq!(tunnel.remote.ca_cert_file, Place::Tpm(0x141_0005));
+    assert_eq!(tunnel.remote.ca_cert_file, Some(Place::Tpm(0x141_0005)));
     assert_eq!(enf.enrol.as_ref().unwrap().ca_cert_file, Place::Tpm(0x1c0_0002));
     assert_eq!(enf.identity.key_file, Place::Tpm(0x8101_0001));
     assert_eq!(enf.identity.source, [Source::Tpm]);
@@ -313,7 +314,7 @@ fn a_tunnel_without_the_routers_name_is_used_and_warned_about() {
 #[test]
 fn host_bits_in_a_prefix_are_masked_and_repetitions_dropped_with_a_warning() {
     let (tunnel, findings) = parse(&format!("{LEAST}route.prefixes = [\"fd00::1/8\", \"fd00::/8\"]"));
-    assert_eq!(enf(&tunnel.unwrap()).route.prefixes, ["fd00::/8".parse().unwrap()]);
+    assert_eq!(tunnel.unwrap().route.prefixes, ["fd00::/8".parse().unwrap()]);
     assert!(findings.len() == 2 && findings.iter().all(|finding| finding.severity == Severity::Warning));
 }
 
@@ -361,7 +362,7 @@ fn what_the_device_example_leaves_out_as_a_comment_is_the_default() {
         .collect();
     assert_ne!(text, uncommented);
     let mut full = sound(&uncommented);
-    let Kind::Enf(enf) = &mut full.kind;
+    let Kind::Enf(enf) = &mut full.kind else { unreachable!() };
     assert!(enf.dns.take().unwrap().is_default(), "name servers have no default, their domains do");
     assert_eq!(full, sound(&text));
 }

@@ -2,7 +2,7 @@
 //! all makes it panic, and the library that the C client reads its files with agrees on what they say.
 
 use crate::common::skip;
-use enftun::config::{self, Finding, Imported, Kind, Severity, Tunnel};
+use enftun::config::{self, Finding, Imported, Severity, Tunnel};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use std::collections::BTreeMap;
@@ -227,17 +227,17 @@ fn told(oracle: &Path, dir: &Path, text: &str) -> Option<BTreeMap<String, Vec<St
 /// Where a setting is of the right type and in range, the tunnel has its value; where it is not, the C client's default.
 #[track_caller]
 fn agrees(tunnel: &Tunnel, said: &BTreeMap<String, Vec<String>>, text: &str) {
-    let Kind::Enf(enf) = &tunnel.kind;
+    let enf = tunnel.kind.enf().unwrap();
     let first = |name: &str, kind: &str| said.get(name)?.first()?.strip_prefix(kind).map(str::to_owned);
     let number = |name: &str| first(name, "int ")?.parse::<i64>().ok();
     let same = |name: &str, is: String, shall: String| assert_eq!(is, shall, "{name} of\n{text}");
     let flag = |name: &str, default: bool| first(name, "bool ").map_or(default, |value| value == "1").to_string();
     same("tun.ip_set", enf.tun.set_address.to_string(), flag("tun.ip_set", true));
-    same("route.allow_ipv4", enf.route.allow_ipv4.to_string(), flag("route.allow_ipv4", false));
+    same("route.allow_ipv4", tunnel.route.allow_ipv4.to_string(), flag("route.allow_ipv4", false));
     let mark = number("route.fwmark").filter(|mark| *mark > 0).unwrap_or(363);
-    same("route.fwmark", enf.route.fwmark.to_string(), mark.to_string());
+    same("route.fwmark", tunnel.route.fwmark.to_string(), mark.to_string());
     let table = number("route.table").filter(|table| *table > 0 && !(253..=255).contains(table)).unwrap_or(2097);
-    same("route.table", enf.route.table.to_string(), table.to_string());
+    same("route.table", tunnel.route.table.to_string(), table.to_string());
     let port = first("remote.port", "text ").and_then(|port| port.parse::<u16>().ok()).filter(|port| *port > 0);
     same("remote.port", tunnel.remote.hosts[0].port.to_string(), port.unwrap_or(443).to_string());
     if let Some(period) = number("remote.heartbeat_period").filter(|period| *period >= 100) {
@@ -253,7 +253,7 @@ fn agrees(tunnel: &Tunnel, said: &BTreeMap<String, Vec<String>>, text: &str) {
         assert_eq!(enf.identity.cert_file, std::path::absolute(Path::new("/etc/enftun").join(file)).unwrap(), "{text}");
     }
     if !said.contains_key("route.prefixes") && !text.contains("prefixes") {
-        assert!(enf.route.is_default(), "{text}");
+        assert!(tunnel.route.is_default(), "{text}");
     }
 }
 

@@ -18,6 +18,9 @@ pub enum KeygenError {
     /// Arguments that do not go together, or are missing.
     #[error("{0}")]
     Usage(String),
+    /// It has no certificate.
+    #[error("{0} is of a kind that has no certificate of its own; its tokens come from the service")]
+    Kind(String),
     /// Nobody to ask.
     #[error(
         "{tunnel} has no [enrol]: write url = \"https://router.example.net:8443\" below [enrol] in its file, or make a \
@@ -147,7 +150,7 @@ impl KeygenError {
     /// The class of the error.
     pub fn class(&self) -> Class {
         match self {
-            Self::Usage(_) | Self::NoEnrol { .. } | Self::NotFiles { .. } | Self::NoKeyFile { .. } => {
+            Self::Usage(_) | Self::Kind(_) | Self::NoEnrol { .. } | Self::NotFiles { .. } | Self::NoKeyFile { .. } => {
                 Class::Configuration
             }
             #[cfg(not(feature = "enrol"))]

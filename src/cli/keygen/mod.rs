@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use self::target::{Made, Old, Target};
 use super::{CliError, args, load_tunnel, output, time};
-use crate::config::{self, Kind, Place, Tunnel, Wanted};
+use crate::config::{self, Enf, Kind, Place, Tunnel, Wanted};
 use crate::files;
 use crate::identity::{
     self, Algorithm, CreateError, Credentials, NewKey, Staged, Version, clock_is_wrong, day, next_key_file,
@@ -117,16 +117,16 @@ pub async fn run(args: Args) -> Result<(), CliError> {
     prctl::set_dumpable(false).map_err(|error| CliError::Start(error.into()))?;
     let paths = Paths { config: args.config_dir.path.clone(), ..Paths::default() };
     let tunnel = load_tunnel(&args.name, &paths)?;
-    let Kind::Enf(enf) = &tunnel.kind;
+    let Kind::Enf(enf) = &tunnel.kind else { return Err(KeygenError::Kind(tunnel.name.clone()).into()) };
     let target = Target::look(&tunnel.name, &enf.identity, &args.owner)?;
     match &args.cert {
         Some(file) => install(&args, &tunnel, &target, file),
-        None => make(&args, &tunnel, &target).await,
+        None => make(&args, &tunnel, enf, &target).await,
     }
 }
 
-async fn make(args: &Args, tunnel: &Tunnel, target: &Target) -> Result<(), CliError> {
-    let (Kind::Enf(enf), name) = (&tunnel.kind, tunnel.name.as_str());
+async fn make(args: &Args, tunnel: &Tunnel, enf: &Enf, target: &Target) -> Result<(), CliError> {
+    let name = tunnel.name.as_str();
     let renewed = renewed(args, name, target)?;
     let wanted = match (renewed, args.address, &enf.enrol) {
         (Some(old), ..) => Some(Wanted::Exactly(old.address)),
@@ -136,7 +136,7 @@ async fn make(args: &Args, tunnel: &Tunnel, target: &Target) -> Result<(), CliEr
     let algorithm = args.algorithm.or(renewed.and_then(|old| old.algorithm)).unwrap_or_default();
     let version = if args.v1 || renewed.is_some_and(|old| old.v1) { Version::V1 } else { Version::V3 };
     #[cfg_attr(not(feature = "enrol"), expect(unused_mut))]
-    let mut way = way(args, tunnel, wanted)?;
+    let mut way = way(args, tunnel, enf, wanted)?;
     let now = SystemTime::now();
     if !matches!(way, Way::Request(_)) && clock_is_wrong(seconds(now)) {
         return Err(KeygenError::Create(CreateError::Clock { now: seconds(now) }).into());
@@ -176,10 +176,9 @@ fn renewed(args: &Args, tunnel: &str, target: &Target) -> Result<Option<Old>, Ke
     args.renew.then(|| target::look_at(&target.files.cert_file).map_err(nothing)).transpose()
 }
 
-fn way(args: &Args, tunnel: &Tunnel, wanted: Option<Wanted>) -> Result<Way, KeygenError> {
+#[cfg_attr(not(feature = "enrol"), expect(unused_variables))]
+fn way(args: &Args, tunnel: &Tunnel, enf: &Enf, wanted: Option<Wanted>) -> Result<Way, KeygenError> {
     if !args.self_signed && !args.csr {
-        #[cfg(feature = "enrol")]
-        let Kind::Enf(enf) = &tunnel.kind;
         #[cfg(feature = "enrol")]
         return Ok(Way::Enrol(Box::new(enrol::Interface::new(args, tunnel, enf, wanted.unwrap_or_default())?)));
         #[cfg(not(feature = "enrol"))]

@@ -97,12 +97,12 @@ fn tunnels() -> impl Strategy<Value = Vec<Plan>> {
                 let tunnel = tunnel(prefixes, false);
                 // One port, one host behind.
                 let mut tunnel = if on_a_card && number == 0 { card(tunnel) } else { tunnel };
-                let Kind::Enf(enf) = &mut tunnel.kind;
+                let Kind::Enf(enf) = &mut tunnel.kind else { unreachable!() };
                 enf.tun.dev = format!("enf{number}");
-                enf.route.fwmark = 363 + number as u32;
-                enf.route.table += number as u32;
+                tunnel.route.fwmark = 363 + number as u32;
+                tunnel.route.table += number as u32;
                 if trusting {
-                    enf.route.trusted_interfaces = vec![format!("trusted{number}")];
+                    tunnel.route.trusted_interfaces = vec![format!("trusted{number}")];
                 }
                 let openings = match dialling {
                     0 => Openings::default(),
@@ -327,8 +327,7 @@ proptest! {
 #[test]
 fn without_a_tunnel_that_blocks_there_is_no_table() {
     let mut off = tunnel(&["::/0"], false);
-    let Kind::Enf(enf) = &mut off.kind;
-    enf.route.lockdown = Lockdown::Off;
+    off.route.lockdown = Lockdown::Off;
     assert_eq!(super::super::firewall([&build(&off, &Wanted::Connecting, &[])], UID, false), None);
     let open = build(&tunnel(&["::/0"], false), &Wanted::Open, &[]);
     assert_eq!(super::super::firewall([&open], UID, false), None);

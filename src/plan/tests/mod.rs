@@ -4,7 +4,9 @@
 mod firewall;
 
 use super::*;
-use crate::config::{Advertise, Enf, Host, Identity, Lockdown, Remote, Retry, Route as RouteConfig, Tpm, Tun, Tunnel};
+use crate::config::{
+    Advertise, Enf, Host, Identity, Kind, Lockdown, Remote, Retry, Route as RouteConfig, Tpm, Tun, Tunnel,
+};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,16 +16,6 @@ pub(crate) fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
         autoconnect: false,
         kind: Kind::Enf(Enf {
             tun: Tun { dev: "enf0".into(), mtu: 1280, set_address: true, ipv4_address: None },
-            route: RouteConfig {
-                prefixes: nets(prefixes),
-                fwmark: 363,
-                fwmark_mask: u32::MAX,
-                table: 2097,
-                trusted_interfaces: Vec::new(),
-                trusted_groups: Vec::new(),
-                allow_ipv4,
-                lockdown: Lockdown::Boot,
-            },
             dns: None,
             identity: Identity {
                 cert_file: PathBuf::new(),
@@ -34,9 +26,19 @@ pub(crate) fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
             enrol: None,
             advertise: None,
         }),
+        route: RouteConfig {
+            prefixes: nets(prefixes),
+            fwmark: 363,
+            fwmark_mask: u32::MAX,
+            table: 2097,
+            trusted_interfaces: Vec::new(),
+            trusted_groups: Vec::new(),
+            allow_ipv4,
+            lockdown: Lockdown::Boot,
+        },
         remote: Remote {
             hosts: vec![Host::direct("router.example.net", 443)],
-            ca_cert_file: PathBuf::new().into(),
+            ca_cert_file: Some(PathBuf::new().into()),
             name: None,
             heartbeat_period: Duration::from_secs(300),
             heartbeat_timeout: Duration::from_secs(10),
@@ -70,13 +72,11 @@ fn plans_read_as_reviewed() {
     let several = tunnel(&["fd00:8f80::/32", "fd00:8f80:1::/48", "10.64.0.0/10"], true);
     let multicast = tunnel(&["ff05::/16", "ff08::1/128"], false);
     let mut trusting = default.clone();
-    let Kind::Enf(enf) = &mut trusting.kind;
-    enf.route.trusted_interfaces = vec!["eth1".into()];
+    trusting.route.trusted_interfaces = vec!["eth1".into()];
     let mut off = default.clone();
-    let Kind::Enf(enf) = &mut off.kind;
-    enf.route.lockdown = Lockdown::Off;
+    off.route.lockdown = Lockdown::Off;
     let mut no_address = prefix.clone();
-    let Kind::Enf(enf) = &mut no_address.kind;
+    let Kind::Enf(enf) = &mut no_address.kind else { unreachable!() };
     enf.tun.set_address = false;
     let on_a_card = card(default.clone());
     let connected = || Wanted::Connected(own());
@@ -167,7 +167,7 @@ const DEAF: Deaf = Deaf { no_link_local: true, sysctls: true };
 
 /// The same on a router card, with the host behind on `usb0`.
 fn card(mut tunnel: Tunnel) -> Tunnel {
-    let Kind::Enf(enf) = &mut tunnel.kind;
+    let Kind::Enf(enf) = &mut tunnel.kind else { unreachable!() };
     enf.tun.set_address = false;
     let ra_period = Duration::from_secs(600);
     let advertise = Advertise { dev: "usb0".into(), lladdr: None, router: true, dhcp6: true, ra_period };

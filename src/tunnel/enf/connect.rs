@@ -95,7 +95,7 @@ fn may_be_the_network(reason: Reason) -> bool {
 /// What every socket of this tunnel carries.
 pub(super) fn options(spec: &Spec, enf: &config::Enf) -> Options {
     Options {
-        mark: enf.route.fwmark & enf.route.fwmark_mask,
+        mark: spec.tunnel.route.fwmark & spec.tunnel.route.fwmark_mask,
         congestion_control: spec.tunnel.remote.congestion_control.clone(),
         inside: enf.dns.as_ref().map(|dns| dns.servers.clone()).unwrap_or_default(),
     }
@@ -199,7 +199,11 @@ async fn connect_to(
 /// The trust anchors, read again for every attempt so that replaced ones take effect.
 async fn anchors(spec: &Spec) -> Result<Anchors, Failure> {
     let tunnel = spec.tunnel.clone();
-    let load = move || Anchors::load_at(&tunnel.remote.ca_cert_file, &tunnel.tpm);
+    let Some(file) = tunnel.remote.ca_cert_file.clone() else {
+        let text = "there is nobody to trust (remote.ca_cert_file)";
+        return Err(Failure::new(Reason::Config, Class::Configuration, text));
+    };
+    let load = move || Anchors::load_at(&file, &tunnel.tpm);
     match tokio::task::spawn_blocking(load).await {
         Ok(result) => result.map_err(|error| Failure::from(&error)),
         Err(error) => Err(Failure::new(Reason::CredentialsMissing, Class::Bug, chain(&error))),

@@ -101,14 +101,14 @@ impl Pump {
         if let Some(predecessor) = spec.upstream.proof() {
             wire.push(&succession::claim(own, &predecessor));
         }
-        let own_v4 = enf.tun.ipv4_address.filter(|_| enf.route.allow_ipv4).map(|net| net.addr());
+        let own_v4 = enf.tun.ipv4_address.filter(|_| spec.tunnel.route.allow_ipv4).map(|net| net.addr());
         let remote = &spec.tunnel.remote;
         Self {
             id: spec.id,
             proof: succession::proof(wire.tls()),
             wire,
             tun: spec.tun.clone(),
-            filter: Filter::new(own, own_v4, &enf.route.prefixes),
+            filter: Filter::new(own, own_v4, &spec.tunnel.route.prefixes),
             clock: Clock::new(remote.heartbeat_period, remote.heartbeat_timeout, Duration::ZERO),
             counters: spec.counters.clone(),
             upstream: spec.upstream.clone(),

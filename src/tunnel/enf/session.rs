@@ -27,6 +27,8 @@ pub struct Spec {
     pub id: SessionId,
     /// The tunnel's configuration.
     pub tunnel: Arc<config::Tunnel>,
+    /// What only this kind has of it.
+    pub enf: Arc<config::Enf>,
     /// The places in `remote.hosts` of those to try, in this order.
     pub remotes: Vec<usize>,
     /// Who takes packets from the host.
@@ -71,9 +73,9 @@ pub fn start(spec: Spec) -> Session {
 /// the router has shown so before, new ones come first.
 async fn run(mut spec: Spec) -> Ended {
     let refused = spec.refused.take();
-    let config::Kind::Enf(enf) = &spec.tunnel.kind;
+    let enf = Arc::clone(&spec.enf);
     if let Some(why) = refused
-        && let Some(renewed) = renew(&spec, enf, &why).await
+        && let Some(renewed) = renew(&spec, &enf, &why).await
     {
         return again(&spec, renewed).await;
     }
@@ -81,7 +83,7 @@ async fn run(mut spec: Spec) -> Ended {
         Ok(ended) => return ended,
         Err(why) => why,
     };
-    match renew(&spec, enf, &unfit).await {
+    match renew(&spec, &enf, &unfit).await {
         Some(renewed) => again(&spec, renewed).await,
         None => heard_before(unfit),
     }
@@ -112,7 +114,7 @@ fn heard_before(failure: Failure) -> Ended {
 
 /// From the credentials to the end. An error: other credentials are needed.
 async fn attempt(spec: &Spec) -> Result<Ended, Failure> {
-    let config::Kind::Enf(enf) = &spec.tunnel.kind;
+    let enf = &spec.enf;
     let credentials = match load(&spec.tunnel).await {
         Ok(credentials) => credentials,
         Err((failure, true)) => return Err(failure),
@@ -158,7 +160,7 @@ fn link(
     credentials: &Credentials,
 ) -> Link {
     let mut addresses: Vec<IpNet> = vec![Ipv6Net::from(own).into()];
-    addresses.extend(enf.tun.ipv4_address.filter(|_| enf.route.allow_ipv4).map(IpNet::from));
+    addresses.extend(enf.tun.ipv4_address.filter(|_| tunnel.route.allow_ipv4).map(IpNet::from));
     let tls = tls::describe(wire.tls(), credentials.not_after);
     let (peer, local) = (wire.socket().peer_addr().ok(), wire.socket().local_addr().ok());
     let remote = tunnel.remote.hosts.get(index).map(Host::to_string).unwrap_or_default();

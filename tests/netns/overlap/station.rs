@@ -73,6 +73,7 @@ impl Station {
         session::start(Spec {
             id: self.last,
             tunnel: self.config.clone(),
+            enf: Arc::new(self.config.kind.enf().unwrap().clone()),
             remotes: remotes.to_vec(),
             upstream: self.upstream.clone(),
             probe: Arc::default(),

@@ -1,0 +1,9 @@
+//! Kind `aws-iot`: TCP connections through AWS IoT Secure Tunneling, as source or destination.
+//!
+//! ```text
+//! application -- connection --> session -- frames --> engine -- frames --> WebSocket over TLS --> service --> the other end
+//! ```
+//!
+//! `engine` is the protocol, and knows no I/O; `session` has the sockets. Nothing here changes the host.
+
+pub mod forwards;
