@@ -134,9 +134,9 @@ pub struct Tunnel {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
     /// IP packets between a TUN device and an ENF router.
-    Enf(Enf),
+    Enf(Box<Enf>),
     /// TCP connections through AWS IoT Secure Tunneling.
-    Aws(Aws),
+    Aws(Box<Aws>),
 }
 
 impl Kind {

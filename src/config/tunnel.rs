@@ -96,7 +96,7 @@ fn tunnel(name: &str, config_dir: &Path, root: &mut Section<'_>) -> Option<Tunne
     let dns = dns(&route, root);
     let enrol = enrol(config_dir, &way, &identity, root);
     let tpm = tpm(config_dir, root);
-    let kind = Kind::Enf(Enf { tun, dns, identity, enrol, advertise });
+    let kind = Kind::Enf(Box::new(Enf { tun, dns, identity, enrol, advertise }));
     Some(Tunnel { name: name.to_owned(), autoconnect, kind, remote, route, retry, tpm })
 }
 

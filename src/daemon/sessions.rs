@@ -231,7 +231,7 @@ impl Daemon {
         }
     }
 
-    fn start_enf(&mut self, name: &str, id: SessionId, enf: config::Enf) -> Option<Result<Session, Failure>> {
+    fn start_enf(&mut self, name: &str, id: SessionId, enf: Box<config::Enf>) -> Option<Result<Session, Failure>> {
         let now = self.now();
         let tunnel = self.tunnels.get_mut(name)?;
         let tun = match tunnel.is_card() {
@@ -255,7 +255,7 @@ impl Daemon {
             upstream: tunnel.upstream.clone(),
             probe: Arc::default(),
             tunnel: tunnel.config.clone(),
-            enf: Arc::new(enf),
+            enf: Arc::from(enf),
             tun,
             counters: tunnel.counters.clone(),
             last_addresses: self.addresses.of(&tunnel.config.remote),

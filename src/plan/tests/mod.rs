@@ -14,7 +14,7 @@ pub(crate) fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
     Tunnel {
         name: "enf0".into(),
         autoconnect: false,
-        kind: Kind::Enf(Enf {
+        kind: Kind::Enf(Box::new(Enf {
             tun: Tun { dev: "enf0".into(), mtu: 1280, set_address: true, ipv4_address: None },
             dns: None,
             identity: Identity {
@@ -25,7 +25,7 @@ pub(crate) fn tunnel(prefixes: &[&str], allow_ipv4: bool) -> Tunnel {
             },
             enrol: None,
             advertise: None,
-        }),
+        })),
         route: RouteConfig {
             prefixes: nets(prefixes),
             fwmark: 363,
