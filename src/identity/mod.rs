@@ -11,6 +11,7 @@ mod error;
 mod key;
 mod new_key;
 mod save;
+mod secret;
 mod source;
 pub mod tpm;
 mod watch;
@@ -24,6 +25,7 @@ pub use error::{LoadError, Part};
 pub use key::{Algorithm, PublicKey};
 pub use new_key::{KeyText, NewKey};
 pub use save::{Owner, PairFiles, SaveError, Staged, complete, next_key_file, save, settle, stage};
+pub use secret::{Secret, SecretError};
 pub use source::{CredentialSource, candidates, credentials_directory, find};
 pub use watch::CredentialsWatch;
 

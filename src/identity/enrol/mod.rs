@@ -4,10 +4,9 @@
 pub mod api;
 mod client;
 mod error;
-mod secret;
 mod tls;
 
+pub use super::{Secret, SecretError};
 pub use client::{Enrolled, Login, enrol};
 pub use error::{EnrolError, Step};
-pub use secret::{Secret, SecretError};
 pub use tls::Https;

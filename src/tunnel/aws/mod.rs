@@ -7,3 +7,4 @@
 //! `engine` is the protocol, and knows no I/O; `session` has the sockets. Nothing here changes the host.
 
 pub mod forwards;
+pub mod tokens;

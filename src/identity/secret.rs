@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use crate::identity::open_to_others;
+use super::open_to_others;
 
 /// No password is longer, bytes.
 const LIMIT: u64 = 4096;
