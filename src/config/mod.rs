@@ -20,7 +20,9 @@ mod unavailable;
 pub mod users;
 mod values;
 
-pub use aws::{Application, Aws, Compat, Limits, Mode, Services, Subprotocol};
+pub use aws::{
+    Application, Aws, Compat, Limits, Mode, Services, Subprotocol, parse_application, parse_region, region_host,
+};
 pub use findings::{Finding, Severity, findings_json};
 pub use host::{Host, Login, Proxy, Scheme, Way, authority};
 pub use import::{Imported, import, import_text};

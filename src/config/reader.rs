@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::Hash;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
@@ -188,6 +189,16 @@ impl<'a> Section<'a> {
 /// Getters for values that more than one file has.
 impl Section<'_> {
     /// `mtu`: what IPv6 needs at least (RFC 8200 section 5) and what one frame carries at most.
+    /// A duration, or what stands for it when there is none.
+    pub(super) fn duration(
+        &mut self,
+        key: &'static str,
+        judge: impl FnOnce(&str) -> Result<Duration, Complaint>,
+        default: Duration,
+    ) -> Duration {
+        self.take(key).and_then(|item| item.duration(judge)).unwrap_or(default)
+    }
+
     pub(super) fn mtu(&mut self) -> u16 {
         u16::try_from(self.integer("mtu", 1280..=1496, 1280)).unwrap_or(1280)
     }
@@ -218,10 +229,18 @@ impl Drop for Section<'_> {
             } else if !self.known.is_empty() && self.known.len() <= 6 {
                 complaint = complaint.help(&format!("known here: {}", self.known.join(", ")));
             }
-            self.sink.push(Severity::Error, join(&self.path, key), name.span(), complaint);
+            let (path, span) = (join(&self.path, key), name.span());
+            if SECRETS.iter().any(|word| key.to_lowercase().contains(word)) {
+                self.sink.push_hidden(path, span, complaint);
+            } else {
+                self.sink.push(Severity::Error, path, span, complaint);
+            }
         }
     }
 }
+
+/// What stands behind keys with these words in their names, which are files wherever we know them, may be no file.
+const SECRETS: [&str; 4] = ["token", "password", "secret", "passphrase"];
 
 /// One value of the file.
 #[derive(Clone)]
@@ -254,6 +273,10 @@ impl<'a> Item<'a> {
 
     pub(super) fn is_table(&self) -> bool {
         self.value.is_table()
+    }
+
+    pub(super) fn is_integer(&self) -> bool {
+        self.value.is_integer()
     }
 
     fn mismatch(&self, expected: &str, help: Option<String>) {

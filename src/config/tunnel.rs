@@ -13,21 +13,27 @@ use super::reader::{Item, Reading, Section, read};
 use super::tpm::{Held, tpm};
 use super::values::{self, Complaint, Endpoint};
 use super::{
-    Advertise, Dns, Domain, Enf, Enrol, Host, Identity, Kind, Lockdown, Provisioner, Remote, Retry, Route, Source, Tun,
-    Tunnel, Way, Wire, proxy,
+    Advertise, Dns, Domain, Enf, Enrol, Host, Identity, Kind, Lockdown, Provisioner, Remote, Retry, Route, Source, Tpm,
+    Tun, Tunnel, Way, Wire, aws, proxy,
 };
 
 /// The kinds that this version has.
-const KINDS: &[&str] = &["enf"];
+const KINDS: [(&str, Kinds); 2] = [("enf", Kinds::Enf), ("aws-iot", Kinds::Aws)];
+
+#[derive(Clone, Copy)]
+enum Kinds {
+    Enf,
+    Aws,
+}
 
 /// The kernel's group numbers are signed where rules compare them.
 pub(super) const LARGEST_GROUP: u32 = 0x7fff_ffff;
 
-const SHORTEST: Duration = Duration::from_millis(10);
+pub(super) const SHORTEST: Duration = Duration::from_millis(10);
 /// Time between router advertisements, and what it can be: three of them are their lifetime, at most 9000 s (RFC 4861).
 const RA_PERIOD: Duration = Duration::from_secs(600);
 const RA_PERIODS: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(3000));
-const SHORTEST_PERIOD: Duration = Duration::from_millis(100);
+pub(super) const SHORTEST_PERIOD: Duration = Duration::from_millis(100);
 
 /// Reads a tunnel file. There is a value unless the kind is missing or foreign; it is sound only without errors.
 pub(super) fn parse(name: &str, file: &Path, config_dir: &Path, text: &str) -> Reading<Option<Tunnel>> {
@@ -79,16 +85,23 @@ fn tunnel(name: &str, config_dir: &Path, root: &mut Section<'_>) -> Option<Tunne
         let help = "the file's name gives the tunnel its name; rename the file";
         root.file_error(complaint.help(help));
     }
-    if let Some(kind) = root.require("kind", "write kind = \"enf\" at the top")
-        && kind.parse(known_kind).is_none()
-    {
+    let kind = root.require("kind", "write kind = \"enf\" or kind = \"aws-iot\" at the top");
+    // Most are of the first kind: what is wrong with it as such is told too.
+    let Some(kind) = kind.map_or(Some(Kinds::Enf), |kind| kind.parse(known_kind)) else {
         // What another kind's keys are is not known here.
         root.ignore_the_rest();
         return None;
-    }
+    };
     let autoconnect = root.boolean("autoconnect", false);
+    if let Kinds::Aws = kind {
+        let (aws, remote) = aws::aws(name, config_dir, root);
+        let route = route(&mut root.section("route"), &aws::ROUTE);
+        let retry = retry(&mut root.section("retry"));
+        let kind = Kind::Aws(Box::new(aws));
+        return Some(Tunnel { name: name.to_owned(), autoconnect, kind, remote, route, retry, tpm: Tpm::default() });
+    }
     let (remote, way) = remote(config_dir, &mut root.section("remote"));
-    let route = route(&mut root.section("route"));
+    let route = route(&mut root.section("route"), &ROUTE);
     let advertise = advertise(root);
     let tun = tun(name, route.allow_ipv4, advertise.as_ref(), &mut root.section("tun"));
     let identity = identity(name, config_dir, &mut root.section("identity"));
@@ -100,12 +113,11 @@ fn tunnel(name: &str, config_dir: &Path, root: &mut Section<'_>) -> Option<Tunne
     Some(Tunnel { name: name.to_owned(), autoconnect, kind, remote, route, retry, tpm })
 }
 
-fn known_kind(text: &str) -> Result<(), Complaint> {
-    if KINDS.contains(&text) {
-        return Ok(());
-    }
-    let text = format!("{} is not a kind of tunnel that this version has", values::quoted(text));
-    Err(Complaint::new(&text).help(&format!("the kinds are: {}", KINDS.join(", "))))
+fn known_kind(text: &str) -> Result<Kinds, Complaint> {
+    KINDS.iter().find(|(word, _)| *word == text).map(|(_, kind)| *kind).ok_or_else(|| {
+        let text = format!("{} is not a kind of tunnel that this version has", values::quoted(text));
+        Complaint::new(&text).help(&format!("the kinds are: {}", KINDS.map(|(word, _)| word).join(", ")))
+    })
 }
 
 fn tun(name: &str, allow_ipv4: bool, advertise: Option<&Advertise>, section: &mut Section<'_>) -> Tun {
@@ -178,7 +190,7 @@ fn remote(config_dir: &Path, section: &mut Section<'_>) -> (Remote, Way) {
 }
 
 /// What `proxy` says. Nothing of it is shown when it is wrong.
-fn way(item: &Item<'_>) -> Option<Way> {
+pub(super) fn way(item: &Item<'_>) -> Option<Way> {
     Some(match item.parse_secret(proxy::proxy)? {
         Some(proxy) => {
             if proxy.login.is_some() {
@@ -238,17 +250,30 @@ fn in_a_table(item: &Item<'_>, default_port: u16, default_way: &Way) -> Option<H
     Some(host(endpoint, port, way))
 }
 
-fn route(section: &mut Section<'_>) -> Route {
+/// What `[route]` says by itself, which depends on the kind.
+pub(super) struct Usual {
+    pub(super) fwmark: u32,
+    pub(super) table: u32,
+    /// It carries packets: all of IPv6, unless it is said which; IPv4 has to be allowed. What carries none holds back what it
+    /// is told to.
+    pub(super) carries: bool,
+}
+
+const ROUTE: Usual = Usual { fwmark: 363, table: 2097, carries: true };
+
+fn route(section: &mut Section<'_>, usual: &Usual) -> Route {
     // A value that is wrong is reported once; what depends on it is not reported too.
-    let allow_ipv4 = section.take("allow_ipv4").is_some_and(|item| item.boolean().unwrap_or(true));
+    let mut may_ipv4 = || section.take("allow_ipv4").is_some_and(|item| item.boolean().unwrap_or(true));
+    let allow_ipv4 = !usual.carries || may_ipv4();
     let prefixes = match section.take("prefixes") {
-        Some(item) => prefixes(&item, allow_ipv4),
-        None => values::defaults(allow_ipv4),
+        Some(item) => prefixes(&item, allow_ipv4, !usual.carries),
+        None if usual.carries => values::defaults(allow_ipv4),
+        None => Vec::new(),
     };
     let mask_item = section.take("fwmark_mask");
     let fwmark_mask = mask_item.as_ref().map_or(Some(u32::MAX), |item| item.integer(1..=u32::MAX));
     let mark_item = section.take("fwmark");
-    let fwmark = mark_item.as_ref().map_or(Some(363), |item| item.integer(1..=u32::MAX));
+    let fwmark = mark_item.as_ref().map_or(Some(usual.fwmark), |item| item.integer(1..=u32::MAX));
     if let (Some(mark), Some(mask)) = (fwmark, fwmark_mask)
         && mark & !mask != 0
         && let Some(item) = mark_item.as_ref().or(mask_item.as_ref())
@@ -275,21 +300,33 @@ fn route(section: &mut Section<'_>) -> Route {
     }
     let trusted_groups = section.take("trusted_groups").map(|item| item.distinct(values::name)).unwrap_or_default();
     let words = [Lockdown::Boot, Lockdown::Session, Lockdown::Off].map(|lockdown| (lockdown.as_str(), lockdown));
+    let lockdown = section.take("lockdown").map(|item| (item.parse(values::word(&words)), item));
+    if prefixes.is_empty()
+        && let Some((Some(Lockdown::Boot | Lockdown::Session), item)) = &lockdown
+    {
+        item.warning(
+            Complaint::new(
+                "holds nothing back, for this kind of tunnel carries no packets and route.prefixes is empty",
+            )
+            .help("write prefixes = [\"default\"] below [route], and this host reaches nothing else"),
+        );
+    }
+    let unless_said = if prefixes.is_empty() { Lockdown::Off } else { Lockdown::default() };
     Route {
         prefixes,
-        fwmark: fwmark.unwrap_or(363),
+        fwmark: fwmark.unwrap_or(usual.fwmark),
         fwmark_mask: fwmark_mask.unwrap_or(u32::MAX),
-        table: table.unwrap_or(2097),
+        table: table.unwrap_or(usual.table),
         trusted_interfaces,
         trusted_groups,
         allow_ipv4,
-        lockdown: section.parse("lockdown", values::word(&words)).unwrap_or_default(),
+        lockdown: lockdown.and_then(|(word, _)| word).unwrap_or(unless_said),
     }
 }
 
-fn prefixes(listed: &Item<'_>, allow_ipv4: bool) -> Vec<IpNet> {
+fn prefixes(listed: &Item<'_>, allow_ipv4: bool, may_be_none: bool) -> Vec<IpNet> {
     let Some(items) = listed.list() else { return Vec::new() };
-    if items.is_empty() {
+    if items.is_empty() && !may_be_none {
         let complaint = Complaint::new("is empty: nothing would belong in the tunnel");
         listed.error(complaint.help("write [\"default\"] for everything"));
     }

@@ -7,7 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use enftun::config::{self, Enf, Finding, Host, Kind, Lockdown, Place, Severity, Source, Tpm, Tunnel};
+use enftun::config::{
+    self, Application, Enf, Finding, Host, Kind, Limits, Lockdown, Place, Services, Severity, Source, Tpm, Tunnel,
+};
 use proptest::prelude::*;
 
 fn fixtures() -> PathBuf {
@@ -24,6 +26,33 @@ fn texts(findings: &[Finding]) -> Vec<String> {
 
 fn enf(tunnel: &Tunnel) -> &Enf {
     tunnel.kind.enf().unwrap()
+}
+
+#[test]
+fn a_tunnel_of_the_second_kind_has_the_service_for_its_only_remote() {
+    let text = "kind = \"aws-iot\"\naws.mode = \"destination\"\naws.region = \"cn-north-1\"\n[aws.services]\nSSH = 22\n\
+                web = \"[::1]:80\"\napp = \"/run/app\"\n";
+    let (tunnel, findings) = parse(text);
+    assert_eq!(texts(&findings), Vec::<String>::new());
+    let tunnel = tunnel.unwrap();
+    assert_eq!(tunnel.remote.hosts, [Host::direct("data.tunneling.iot.cn-north-1.amazonaws.com.cn", 443)]);
+    assert_eq!((tunnel.route.prefixes.len(), tunnel.route.lockdown), (0, Lockdown::Off));
+    let aws = tunnel.kind.aws().unwrap();
+    let tcp = |host: Option<&str>, port| Application::Tcp { host: host.map(str::to_owned), port };
+    let services =
+        [("SSH", tcp(None, 22)), ("web", tcp(Some("::1"), 80)), ("app", Application::Unix("/run/app".into()))];
+    let services = services.map(|(name, application)| (name.to_owned(), application)).into();
+    assert_eq!(aws.services, Services::Named(services));
+    assert_eq!(aws.token_file.as_deref(), Some(Path::new("/etc/enftun/enf0/enf0.token")));
+    assert_eq!((aws.limits, aws.verify), (Limits::default(), true));
+
+    let (tunnel, _) = parse(
+        "kind = \"aws-iot\"\naws.mode = \"source\"\naws.endpoint = \"[::1]:8443\"\nroute.prefixes = [\"default\"]\n",
+    );
+    let tunnel = tunnel.unwrap();
+    assert_eq!(tunnel.remote.hosts, [Host::direct("::1", 8443)]);
+    assert_eq!(tunnel.kind.aws().unwrap().services, Services::Among(std::collections::BTreeMap::new()));
+    assert_eq!((tunnel.route.prefixes.len(), tunnel.route.lockdown), (2, Lockdown::Boot));
 }
 
 /// Each directory is a configuration directory, with a `router.toml` perhaps; `expected.txt` holds what is said about it.

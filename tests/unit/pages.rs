@@ -106,10 +106,13 @@ fn the_configuration_pages_have_every_key_there_is_and_no_other() {
     let (_, enftun) = page("enftun.toml.5");
     let (_, router) = page("enftun-router.toml.5");
     let [daemon, tunnel, far_end] = known_keys(EVERY_SECTION).map(keys);
+    let [_, forwarding, _] = known_keys("kind = \"aws-iot\"").map(keys);
+    assert!(forwarding.len() > 30 && forwarding.contains("aws.services"), "{forwarding:?}");
     assert!(tunnel.len() > 40 && tunnel.contains("dns.servers"), "{tunnel:?}");
     for (plain, from, known) in [
         (&enftun, "\n.SH THE DAEMON: enftun.toml", daemon),
         (&enftun, "\n.SH A TUNNEL: tunnels/NAME.toml", tunnel),
+        (&enftun, "\n.SH A TUNNEL OF KIND aws-iot: tunnels/NAME.toml", forwarding),
         (&router, "\n.SH DESCRIPTION", far_end),
     ] {
         let written: Vec<String> = documented(plain, from).into_iter().map(|(key, _)| key).collect();
@@ -141,6 +144,13 @@ fn the_defaults_in_the_configuration_pages_are_the_programs_own() {
     let parse =
         |text: &str| enftun::config::parse_tunnel("enf0", Path::new("enf0.toml"), Path::new("/etc/enftun"), text);
     let ((with, findings), (without, _)) = (parse(&with), parse(&without));
+    assert_eq!(texts(&findings), Vec::<String>::new());
+    assert_eq!(with.unwrap(), without.unwrap());
+
+    let least = "kind = \"aws-iot\"\naws.region = \"eu-central-1\"\naws.mode = \"source\"\n";
+    let defaults = lines(documented(&enftun, "\n.SH A TUNNEL OF KIND aws-iot: tunnels/NAME.toml"));
+    assert!(defaults.len() > 20);
+    let ((with, findings), (without, _)) = (parse(&format!("{least}{}", defaults.concat())), parse(least));
     assert_eq!(texts(&findings), Vec::<String>::new());
     assert_eq!(with.unwrap(), without.unwrap());
 
