@@ -5,6 +5,7 @@ use super::snapshot::Snapshot;
 use crate::error::Class;
 use crate::logging;
 use crate::state::Failure;
+use crate::tunnel::aws::tokens::Tokens;
 use log::LevelFilter;
 use std::fmt;
 use std::sync::Arc;
@@ -37,6 +38,13 @@ pub enum Request {
     Disconnect(String),
     /// A new session, now.
     Reconnect(String),
+    /// These are the tunnel's tokens from now on; a new session, now, if it is wanted.
+    RotateTokens {
+        /// The tunnel.
+        tunnel: String,
+        /// They are never shown.
+        tokens: Tokens,
+    },
     /// Block it when it is not wanted, or do not, whatever its file says.
     SetLockdown(String, bool),
     /// Take over what changed outside.
@@ -76,6 +84,7 @@ impl fmt::Display for Request {
             Self::Connect(name) => write!(f, "connect {name}"),
             Self::Disconnect(name) => write!(f, "disconnect {name}"),
             Self::Reconnect(name) => write!(f, "reconnect {name}"),
+            Self::RotateTokens { tunnel, .. } => write!(f, "new tokens of {tunnel}"),
             Self::SetLockdown(name, on) => write!(f, "lockdown {name} {}", if *on { "on" } else { "off" }),
             Self::Reload(_) => f.write_str("reload"),
             Self::Trust { group, interface } => write!(f, "trust in {interface} (group {group})"),

@@ -1,11 +1,14 @@
-//! The files that sessions are made with: certificate, key and trust anchors. When what is in them changes, a live session
+//! The files that sessions are made with: certificate, key, tokens and trust anchors. When what is in them changes, a live session
 //! gets a successor with the new ones, and a tunnel that waits because of the old ones waits no longer.
 
-use super::Daemon;
+use super::{Answer, Caller, Daemon, Refusal};
 use crate::config::{self, Identity, Place};
 use crate::error::{Class, chain};
 use crate::identity::{self, KeyText, PairFiles, SaveError};
-use crate::state::{Event, Failure, Reason};
+use crate::logging::message;
+use crate::paths::STATE_DIR;
+use crate::state::{Event, Failure, Reason, Target};
+use crate::tunnel::aws::tokens::{Kept, Tokens};
 use std::fs::DirBuilder;
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -23,13 +26,20 @@ fn files(tunnel: &config::Tunnel) -> Vec<PathBuf> {
     own.into_iter().chain(others(tunnel)).collect()
 }
 
-/// Trust anchors, and what a provisioner enrols with. What is in a TPM is not watched: the next session reads it.
+/// Trust anchors, tokens, and what a provisioner enrols with. What is in a TPM is not watched: the next session reads it.
 fn others(tunnel: &config::Tunnel) -> Vec<PathBuf> {
     let enrol = tunnel.kind.enf().and_then(|enf| enf.enrol.as_ref()).filter(|enrol| enrol.provisioner.is_some());
     let theirs = enrol.map(|enrol| [enrol.ca_cert_file.file(), enrol.password_file.as_deref()]);
     let all =
         [tunnel.remote.ca_cert_file.as_ref().and_then(Place::file)].into_iter().chain(theirs.into_iter().flatten());
-    all.flatten().map(Path::to_owned).collect()
+    // What is kept of tokens is our own, wherever it is: only what somebody else writes is news.
+    let tokens = tunnel.kind.aws().map(|_| kept_tokens(tunnel, Path::new(STATE_DIR)).files());
+    all.flatten().map(Path::to_owned).chain(tokens.into_iter().flatten()).collect()
+}
+
+/// The tokens of a tunnel, and what is kept of them in a state directory.
+pub(super) fn kept_tokens(tunnel: &config::Tunnel, state: &Path) -> Kept {
+    Kept::new(tunnel, state, identity::credentials_directory().as_deref())
 }
 
 /// What is in the files now, and who may read them; a file that cannot be read is as one that is not there.
@@ -85,6 +95,31 @@ async fn on_disk(
 }
 
 impl Daemon {
+    /// Keeps new tokens of a tunnel, and has it begin a session with them if it is wanted.
+    pub(super) async fn rotate_tokens(
+        &mut self,
+        name: &str,
+        tokens: &Tokens,
+        caller: &Caller,
+    ) -> Result<Answer, Refusal> {
+        let tunnel = self.tunnels.get(name).ok_or_else(|| Refusal::NotFound(name.to_owned()))?;
+        if tunnel.config.kind.aws().is_none() {
+            let kind = tunnel.config.kind.as_str();
+            return Err(Refusal::Unsupported(format!("{name} is of kind {kind}, which has no tokens")));
+        }
+        log::info!(MESSAGE_ID = message::REQUEST, ENFTUN_TUNNEL = name, ENFTUN_REQUEST = "rotate",
+            ENFTUN_CALLER = caller.to_string(); "new tokens of {name}, given by {caller}");
+        let (kept, tokens) = (kept_tokens(&tunnel.config, &self.paths.state), tokens.clone());
+        let rotated = tokio::task::spawn_blocking(move || kept.rotate(tokens)).await;
+        let failed = |error: &(dyn std::error::Error + 'static)| Refusal::Failed(chain(error));
+        rotated.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+        if let Some(tunnel) = self.tunnels.get_mut(name).filter(|tunnel| tunnel.state.target == Target::Up) {
+            tunnel.remotes.reset();
+            self.feed(name, Event::Reconnect(Reason::User)).await;
+        }
+        Ok(Answer::Done)
+    }
+
     /// The files of all tunnels are watched, and no others.
     pub(super) fn watch_credentials(&mut self) {
         let passed = identity::credentials_directory();

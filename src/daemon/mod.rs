@@ -23,7 +23,7 @@ mod trust;
 mod watchdog;
 
 pub use command::{Answer, Caller, Command, Core, Refusal, ReloadScope, Request};
-pub use snapshot::{GroupSnapshot, Snapshot, Tampering, Transition, TunnelSnapshot};
+pub use snapshot::{ForwardsSnapshot, GroupSnapshot, Snapshot, Tampering, Transition, TunnelSnapshot};
 
 use crate::card::Duid;
 use crate::config::{Finding, Group, Loaded, ProbeUrl};
@@ -258,6 +258,7 @@ impl Daemon {
             Request::Connect(name) => self.ask(name, &caller, "connect", Event::Connect(Reason::User)).await,
             Request::Disconnect(name) => self.ask(name, &caller, "disconnect", Event::Disconnect).await,
             Request::Reconnect(name) => self.ask(name, &caller, "reconnect", Event::Reconnect(Reason::User)).await,
+            Request::RotateTokens { tunnel, tokens } => self.rotate_tokens(tunnel, tokens, &caller).await,
             Request::SetLockdown(name, on) => self.set_lockdown(name, *on, &caller).await.map(|()| Answer::Done),
             Request::Reload(scope) => self.reload(*scope, &caller).await,
             Request::Trust { group, interface } => self.set_trust(group, interface, true, &caller).await,

@@ -6,6 +6,7 @@ use crate::kernel::Firewall;
 use crate::state::health::{Connectivity, Warning};
 use crate::state::{Failure, Phase, Reason, Target, Tls};
 use crate::tunnel::Counters;
+use crate::tunnel::aws::forwards::{Forwards, Places};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -91,7 +92,7 @@ pub struct Transition {
 pub struct TunnelSnapshot {
     /// Its name.
     pub name: String,
-    /// `enf`.
+    /// `enf` or `aws-iot`.
     pub kind: &'static str,
     /// Where it is.
     pub state: Phase,
@@ -140,6 +141,19 @@ pub struct TunnelSnapshot {
     pub tls: Option<Tls>,
     /// Live counters, shared with the session.
     pub counters: Arc<Counters>,
+    /// What it forwards, when the kind does.
+    pub forwards: Option<ForwardsSnapshot>,
+}
+
+/// What a tunnel forwards, at one moment.
+#[derive(Clone, Debug)]
+pub struct ForwardsSnapshot {
+    /// `source` or `destination`.
+    pub mode: &'static str,
+    /// The services of the live session, and where they are.
+    pub places: Places,
+    /// Connections and counters, shared with the session.
+    pub live: Arc<Forwards>,
 }
 
 impl Snapshot {

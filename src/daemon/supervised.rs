@@ -5,11 +5,12 @@ use super::credentials::Fingerprint;
 use super::healing::Repairs;
 use super::roaming::Outlook;
 use super::sessions::Running;
-use super::snapshot::TunnelSnapshot;
+use super::snapshot::{ForwardsSnapshot, TunnelSnapshot};
 use super::targets::Targets;
 use crate::config::{self, Group, Lockdown};
 use crate::plan::{self, Facts, Plan, Scope};
 use crate::state::{self, Failure, Moment, Phase, Policy, Remotes, SessionId, Wanted};
+use crate::tunnel::aws::forwards::Forwards;
 use crate::tunnel::{Counters, Upstream};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,6 +42,8 @@ pub(super) struct Supervised {
     /// Whom the sessions of a router card carry for.
     pub behind: Option<HostBehind>,
     pub counters: Arc<Counters>,
+    /// What it forwards, over all its sessions.
+    pub forwards: Arc<Forwards>,
     /// When the state machine wants to be woken.
     pub due: Option<Moment>,
     pub since: SystemTime,
@@ -72,6 +75,7 @@ impl Supervised {
             session_on: None,
             behind: None,
             counters: Arc::default(),
+            forwards: Arc::default(),
             due: None,
             since: SystemTime::now(),
             ifindex: None,
@@ -163,6 +167,11 @@ impl Supervised {
             dns: enf.and_then(|enf| enf.dns.clone()).filter(|_| !self.is_card()),
             tls: link.map(|link| link.tls.clone()),
             counters: self.counters.clone(),
+            forwards: self.config.kind.aws().map(|aws| ForwardsSnapshot {
+                mode: aws.mode.as_str(),
+                places: self.forwards.places(),
+                live: self.forwards.clone(),
+            }),
         }
     }
 

@@ -30,6 +30,8 @@ words! {
         Trust => "trust",
         /// `SetLockdown`.
         Lockdown => "lockdown",
+        /// `RotateTokens`: whose tokens a tunnel is opened with.
+        Credentials => "credentials",
         /// Plans, the firewall's text, what costs the daemon work and changes nothing.
         Inspect => "inspect",
     }
@@ -58,6 +60,7 @@ impl Action {
             Request::Trust { group, interface } | Request::Distrust { group, interface } => {
                 (Self::Trust, Details::from([("group", group.as_str()), ("interface", interface.as_str())]))
             }
+            Request::RotateTokens { tunnel, .. } => (Self::Credentials, Details::from([("tunnel", tunnel.as_str())])),
             Request::SetLogLevel(_) | Request::SetLogTarget(_) => (Self::Logging, Details::new()),
             Request::Verify | Request::Plan(_) => (Self::Inspect, Details::new()),
         }

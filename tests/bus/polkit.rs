@@ -18,7 +18,8 @@ const ROOT: &str = "/org/enftun/Enftun1";
 const MANAGER: &str = "org.enftun.Enftun1.Manager";
 const ENF0: &str = "/org/enftun/Enftun1/tunnel/enf0";
 const TUNNEL: &str = "org.enftun.Enftun1.Tunnel";
-const ACTIONS: [&str; 7] = ["connect", "disconnect", "inspect", "lockdown", "logging", "reload", "trust"];
+const ACTIONS: [&str; 8] =
+    ["connect", "credentials", "disconnect", "inspect", "lockdown", "logging", "reload", "trust"];
 
 /// A daemon with the tunnel enf0 on a bus with polkitd.
 struct World {
@@ -83,7 +84,7 @@ async fn an_ordinary_user_without_a_session_may_look_and_needs_an_administrator_
     let [nobody, root] = world.permissions();
     assert_eq!(root, all("yes"));
     let mut expected = all("auth_admin");
-    expected[2] = "inspect=yes".to_owned();
+    expected[3] = "inspect=yes".to_owned();
     assert_eq!(nobody, expected);
     // Where the call does not allow a prompt it says that one would help; where it does, nobody is there to show one.
     let refused = stderr(world.call("Disconnect", false));

@@ -77,6 +77,7 @@ fn tunnel(name: &str) -> TunnelSnapshot {
         dns: None,
         tls: None,
         counters: Arc::new(Counters::default()),
+        forwards: None,
     }
 }
 
@@ -155,7 +156,9 @@ impl Simulation {
                     self.transition(name, Phase::Disconnected, Reason::User);
                 }
             }
-            Request::Reconnect(name) => self.transition(name, Phase::Connecting, Reason::User),
+            Request::Reconnect(name) | Request::RotateTokens { tunnel: name, .. } => {
+                self.transition(name, Phase::Connecting, Reason::User)
+            }
             Request::SetLockdown(name, on) => {
                 self.tunnel(name, |tunnel| tunnel.lockdown = if *on { "boot" } else { "session" });
             }
