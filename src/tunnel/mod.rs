@@ -6,6 +6,7 @@
 pub mod aws;
 pub mod counters;
 pub mod enf;
+pub mod reach;
 
 pub use counters::{Counters, DropReason};
 

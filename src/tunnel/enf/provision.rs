@@ -2,7 +2,7 @@
 //! happen, and how often, is the session's to say; where they are kept, the daemon's. `docs/provisioning.md` says how another
 //! provisioner is added.
 
-use super::connect::{asking, dialling, options};
+use super::connect::options;
 use super::session::Spec;
 use crate::config::{self, Enrol, Host, Provisioner, Source};
 use crate::error::{Class, chain};
@@ -10,6 +10,7 @@ use crate::identity::enrol::{self, EnrolError, Https, Login, Secret};
 use crate::identity::{self, Algorithm, CreateError, NewKey, PublicKey, Version, next_key_file};
 use crate::state::{Failure, Reason};
 use crate::transport::dial::Options;
+use crate::tunnel::reach::{asking, dialling};
 use crate::tunnel::{Reporter, SessionEvent};
 use futures_util::FutureExt;
 use std::time::SystemTime;
