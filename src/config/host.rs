@@ -90,6 +90,8 @@ impl fmt::Display for Proxy {
 pub enum Scheme {
     /// HTTP CONNECT (RFC 9110 section 9.3.6), in the clear.
     Http,
+    /// The same within TLS. Only kind `aws-iot` knows how.
+    Https,
     /// SOCKS5 (RFC 1928).
     Socks5,
 }
@@ -99,6 +101,7 @@ impl Scheme {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
+            Self::Https => "https",
             Self::Socks5 => "socks5",
         }
     }

@@ -1,19 +1,31 @@
-//! The text of a proxy: `http://[user:password@]host:port`, `socks5://…`, or `direct`. No complaint repeats any of it, for
-//! there may be a password in whatever was meant to be one.
+//! The text of a proxy: `http://[user:password@]host:port`, `socks5://…`, `https://…` where that can be, or `direct`. No complaint
+//! repeats any of it, for there may be a password in whatever was meant to be one.
 
 use super::host::{Login, Proxy, Scheme};
 use super::values::{Complaint, Endpoint, endpoint};
 
 const SCHEMES: [Scheme; 2] = [Scheme::Http, Scheme::Socks5];
+#[allow(dead_code)]
+const WEB_SCHEMES: [Scheme; 3] = [Scheme::Http, Scheme::Https, Scheme::Socks5];
 /// Longest user and password that SOCKS5 carries, each (RFC 1929 section 2).
 const LONGEST: usize = 255;
 
 /// `None` is no proxy: `"direct"`.
 pub(super) fn proxy(text: &str) -> Result<Option<Proxy>, Complaint> {
+    one_of(&SCHEMES, text)
+}
+
+#[allow(dead_code)]
+/// The same for a kind that is reached as servers of the web are: TLS to the proxy is known there too.
+pub(super) fn web_proxy(text: &str) -> Result<Option<Proxy>, Complaint> {
+    one_of(&WEB_SCHEMES, text)
+}
+
+fn one_of(schemes: &[Scheme], text: &str) -> Result<Option<Proxy>, Complaint> {
     if text == "direct" {
         return Ok(None);
     }
-    let (scheme, rest) = scheme(text)?;
+    let (scheme, rest) = scheme(schemes, text)?;
     let write = format!("write \"{}://proxy.example.net:{}\"", scheme.as_str(), usual_port(scheme));
     let wrong = |what: &str| Complaint::new(what).help(&write);
     // A password in which somebody forgot to write %40 is still not taken for a host.
@@ -34,17 +46,18 @@ pub(super) fn proxy(text: &str) -> Result<Option<Proxy>, Complaint> {
 
 fn usual_port(scheme: Scheme) -> u16 {
     match scheme {
-        Scheme::Http => 3128,
+        Scheme::Http | Scheme::Https => 3128,
         Scheme::Socks5 => 1080,
     }
 }
 
-fn scheme(text: &str) -> Result<(Scheme, &str), Complaint> {
+fn scheme<'a>(schemes: &[Scheme], text: &'a str) -> Result<(Scheme, &'a str), Complaint> {
     let given = text.split_once("://");
     let known =
-        SCHEMES.into_iter().find_map(|scheme| Some((scheme, given.filter(|(word, _)| *word == scheme.as_str())?.1)));
+        schemes.iter().find_map(|scheme| Some((*scheme, given.filter(|(word, _)| *word == scheme.as_str())?.1)));
     known.ok_or_else(|| {
-        let complaint = Complaint::new("does not start with http:// or socks5://, and is not \"direct\"");
+        let words = schemes.iter().map(|scheme| format!("{}://", scheme.as_str())).collect::<Vec<_>>();
+        let complaint = Complaint::new(&format!("does not start with {}, and is not \"direct\"", words.join(" or ")));
         match given.map(|(word, _)| word) {
             Some("socks5h") => complaint.help("write socks5://; names are always looked up by the proxy"),
             Some("https") => complaint.help("a proxy is spoken to in the clear, and TLS goes through it to the router"),
@@ -59,8 +72,10 @@ fn login(scheme: Scheme, text: &str) -> Result<Login, Complaint> {
     let login = Login { user: decoded(user)?, password: decoded(password)? };
     let complaint = match scheme {
         _ if login.user.is_empty() => "names no user before the @",
-        Scheme::Http if login.user.contains(&b':') => "has a colon in the user's name, and HTTP cannot carry one there",
-        Scheme::Http if login.user.iter().chain(&login.password).any(u8::is_ascii_control) => {
+        Scheme::Http | Scheme::Https if login.user.contains(&b':') => {
+            "has a colon in the user's name, and HTTP cannot carry one there"
+        }
+        Scheme::Http | Scheme::Https if login.user.iter().chain(&login.password).any(u8::is_ascii_control) => {
             "has a control character in the user's name or the password, and HTTP cannot carry one"
         }
         Scheme::Socks5 if login.user.len() > LONGEST || login.password.len() > LONGEST => {
@@ -120,6 +135,14 @@ mod tests {
                 login.map(|(user, password): (&str, &str)| Login { user: user.into(), password: password.into() });
             assert_eq!(proxy.login, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn tls_to_a_proxy_is_for_those_who_know_how() {
+        let proxy = web_proxy("https://me:s3cret@proxy.example.net:3129").unwrap().unwrap();
+        assert_eq!((proxy.scheme, proxy.to_string().as_str()), (Scheme::Https, "https://proxy.example.net:3129"));
+        assert_eq!(web_proxy("http://p:1").unwrap().unwrap().scheme, Scheme::Http);
+        assert!(web_proxy("https://m%3ae:x@p:1").is_err() && web_proxy("ftp://p:1").is_err());
     }
 
     #[test]

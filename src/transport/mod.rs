@@ -3,9 +3,12 @@
 
 pub mod connectivity;
 pub mod dial;
+pub mod no_proxy;
 pub mod proxy;
 pub mod race;
 pub mod resolve;
 pub mod tls;
 pub mod trust;
 pub mod vsock;
+pub mod web;
+pub mod websocket;

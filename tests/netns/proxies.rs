@@ -149,7 +149,7 @@ fn what_is_wrong_behind_a_proxy_or_with_it_is_said_and_tried_again() {
         let _proxies = [3128, 1080].map(|port| world.proxy(port));
         for (router, proxy, reason, text) in [
             ("localhost:4", HTTP, "proxy-failed", "cannot connect to it"),
-            ("localhost:4", SOCKS, "proxy-failed", "the router refuses the connection"),
+            ("localhost:4", SOCKS, "proxy-failed", "the far end refuses the connection"),
             ("nonesuch.invalid", SOCKS, "proxy-failed", "SOCKS5 reply"),
             // Each waits for the other.
             ("localhost:4433", "socks5://192.0.2.2:3128", "timeout", "the proxy socks5://192.0.2.2:3128, asked for"),

@@ -120,7 +120,7 @@ impl From<&ProxyError> for Failure {
 }
 
 /// Leads the connection on to `host`, if a proxy is the way there: `stream` is a connection to that proxy, and afterwards to
-/// the far end.
+/// the far end. TLS to the proxy itself is the caller's, and stands already where the URL asks for it.
 pub async fn lead<S>(stream: &mut S, host: &Host, limit: Duration) -> Result<(), ProxyError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -137,7 +137,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     match proxy.scheme {
-        Scheme::Http => http::ask(stream, proxy.login.as_ref(), host, port).await,
+        Scheme::Http | Scheme::Https => http::ask(stream, proxy.login.as_ref(), host, port).await,
         Scheme::Socks5 => socks5::ask(stream, proxy.login.as_ref(), host, port).await,
     }
 }

@@ -194,7 +194,7 @@ fn a_socks_proxy_that_does_not_connect_says_whose_business_it_is() {
         (&plain, &[5, 0, 5, 2], Configuration, "rules do not allow"),
         (&plain, &[5, 0, 5, 3], Transient, "no network"),
         (&plain, &[5, 0, 5, 4], Transient, "cannot be reached from there"),
-        (&plain, &[5, 0, 5, 5], Transient, "the router refuses"),
+        (&plain, &[5, 0, 5, 5], Transient, "the far end refuses"),
         (&plain, &[5, 0, 5, 6], Transient, "TTL"),
         (&plain, &[5, 0, 5, 7], Configuration, "CONNECT"),
         (&plain, &[5, 0, 5, 8], Configuration, "kind of address"),
