@@ -388,6 +388,10 @@ impl Daemon {
                 None
             }
             Effect::Abandon(id) => self.abandon_session(name, id).await,
+            Effect::Probe(_) => {
+                tunnel.probe();
+                None
+            }
             Effect::Retire(_) => {
                 self.retired(name);
                 None

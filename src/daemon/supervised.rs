@@ -7,7 +7,7 @@ use super::roaming::Outlook;
 use super::sessions::Running;
 use super::snapshot::{ForwardsSnapshot, TunnelSnapshot};
 use super::targets::Targets;
-use crate::config::{self, Group, Lockdown};
+use crate::config::{self, Group, Kind, Lockdown};
 use crate::plan::{self, Facts, Plan, Scope};
 use crate::state::{self, Failure, Moment, Phase, Policy, Remotes, SessionId, Wanted};
 use crate::tunnel::aws::forwards::Forwards;
@@ -101,7 +101,11 @@ impl Supervised {
     }
 
     pub fn policy(&self) -> Policy {
-        Policy { retry: self.config.retry, lockdown: self.config.route.lockdown }
+        Policy {
+            retry: self.config.retry,
+            lockdown: self.config.route.lockdown,
+            overlaps: matches!(self.config.kind, Kind::Enf(_)),
+        }
     }
 
     pub fn wanted(&self) -> Wanted {

@@ -205,6 +205,8 @@ pub enum Effect {
     Stop(SessionId),
     /// End a successor that is no longer wanted.
     Abandon(SessionId),
+    /// Ask the far end of the session for a sign of life.
+    Probe(SessionId),
     /// The session has been replaced; it takes what is in flight and ends by itself.
     Retire(SessionId),
     /// Report `Timer` at this moment; none: never.
@@ -233,6 +235,9 @@ pub struct Policy {
     pub retry: Retry,
     /// What the user's `disconnected` means.
     pub lockdown: Lockdown,
+    /// The far end takes two sessions at a time. Otherwise a new one ends the live one, and what it carries: then a live one is
+    /// asked for a sign of life where it would get a successor.
+    pub overlaps: bool,
 }
 
 /// The state of one tunnel.
@@ -362,6 +367,12 @@ impl Tunnel {
             Event::Ended(id, ended) if self.succeeds(id) => self.successor_ended(&ended, policy, tick),
             Event::Ready(..) | Event::Ended(..) => Vec::new(),
             Event::Timer => self.timer(tick),
+            Event::PathChanged | Event::Resumed if self.phase == Phase::Connected && !policy.overlaps => {
+                self.session.map(Effect::Probe).into_iter().collect()
+            }
+            Event::Suspect(_) | Event::Preferred if !policy.overlaps => Vec::new(),
+            // What comes with new credentials is worth more than what is carried: the old ones may end any moment.
+            Event::Renewed if self.phase == Phase::Connected && !policy.overlaps => self.dial(Reason::Config),
             Event::PathChanged => self.moved(Cause::Path),
             Event::Resumed => self.moved(Cause::Sleep),
             Event::PathRestored => match self.successor.map(|successor| successor.why).or(self.insisting) {

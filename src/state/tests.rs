@@ -11,6 +11,7 @@ const POLICY: Policy = Policy {
         stable_after: Duration::from_secs(60),
     },
     lockdown: Lockdown::Session,
+    overlaps: true,
 };
 
 fn at(seconds: u64) -> Tick {
@@ -510,6 +511,7 @@ proptest! {
                         Effect::Apply => queue.push_back(Event::Applied),
                         Effect::Start(id) => prop_assert!(running.insert(id)),
                         Effect::Stop(id) | Effect::Abandon(id) | Effect::Retire(id) => prop_assert!(running.remove(&id)),
+                        Effect::Probe(id) => prop_assert_eq!(tunnel.session(), Some(id)),
                         Effect::WakeAt(at) => prop_assert!(at.is_none_or(|at| at > now)),
                         Effect::SaveTarget(target) => prop_assert_eq!(target == Target::Up, wish_up),
                     }
@@ -559,4 +561,27 @@ fn a_far_end_that_goes_away_says_when_to_come_back_and_nobody_waits_longer_than_
     ] {
         assert_eq!(away(class, again), expected, "{class:?} {again:?}");
     }
+}
+
+#[test]
+fn what_the_far_end_takes_once_only_is_asked_for_life_and_gets_no_successor() {
+    let alone = Policy { overlaps: false, ..POLICY };
+    let mut tunnel = Tunnel::default();
+    let tick = Tick { now: Duration::from_secs(1), random: 0.5 };
+    let _ = tunnel.step(Event::Connect(Reason::User), &alone, tick);
+    let _ = tunnel.step(Event::Applied, &alone, tick);
+    let session = tunnel.session().unwrap();
+    let _ = tunnel.step(Event::Ready(session, Link { addresses: Vec::new(), ..link() }), &alone, tick);
+    let _ = tunnel.step(Event::Applied, &alone, tick);
+    assert_eq!((tunnel.phase, tunnel.wanted(&alone)), (Phase::Connected, Wanted::Connected(Vec::new())));
+    for event in [Event::PathChanged, Event::Resumed] {
+        assert_eq!(tunnel.step(event, &alone, tick), [Effect::Probe(session)]);
+    }
+    for event in [Event::Suspect(session), Event::Preferred] {
+        assert_eq!(tunnel.step(event, &alone, tick), []);
+    }
+    assert_eq!((tunnel.phase, tunnel.successor()), (Phase::Connected, None));
+    let effects = tunnel.step(Event::Renewed, &alone, tick);
+    assert!(effects.contains(&Effect::Stop(session)), "{effects:?}");
+    assert_eq!(tunnel.phase, Phase::Connecting);
 }

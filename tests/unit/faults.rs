@@ -13,7 +13,7 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const HANDSHAKE: Duration = Duration::from_millis(50);
 
 fn policy() -> Policy {
-    Policy { retry: Retry::default(), lockdown: Lockdown::Boot }
+    Policy { retry: Retry::default(), lockdown: Lockdown::Boot, overlaps: true }
 }
 
 fn link() -> Link {
@@ -83,7 +83,7 @@ impl Simulation {
                     Effect::Stop(id) => self.sessions.retain(|session, _| *session > id),
                     Effect::Abandon(id) | Effect::Retire(id) => drop(self.sessions.remove(&id)),
                     Effect::WakeAt(at) => self.wake = at,
-                    Effect::SaveTarget(_) => {}
+                    Effect::SaveTarget(_) | Effect::Probe(_) => {}
                 }
             }
         }

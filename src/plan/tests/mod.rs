@@ -79,6 +79,7 @@ fn plans_read_as_reviewed() {
     let Kind::Enf(enf) = &mut no_address.kind else { unreachable!() };
     enf.tun.set_address = false;
     let on_a_card = card(default.clone());
+    let (forwards, alone) = (forwarding(&[]), forwarding(&["::/0", "0.0.0.0/0"]));
     let connected = || Wanted::Connected(own());
     let with_ipv4 = Wanted::Connected(nets(&["fd00:8f80::5/128", "10.64.0.7/32"]));
     let cases = [
@@ -99,10 +100,14 @@ fn plans_read_as_reviewed() {
         ("lockdown-off.connecting", &off, Wanted::Connecting),
         ("card.blocked", &on_a_card, Wanted::Blocked),
         ("card.connected", &on_a_card, connected()),
+        ("forwarding.connected", &forwards, Wanted::Connected(Vec::new())),
+        ("forwarding-alone.blocked", &alone, Wanted::Blocked),
+        ("forwarding-alone.connected", &alone, Wanted::Connected(Vec::new())),
     ];
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/plan");
     for (name, tunnel, wanted) in cases {
-        let plan = build(tunnel, &wanted, &own());
+        let kept = if tunnel.kind.enf().is_some() { own() } else { Vec::new() };
+        let plan = build(tunnel, &wanted, &kept);
         let text = format!("{}{plan}", super::Host::of([&plan], 990));
         let file = directory.join(format!("{name}.sh"));
         if std::env::var_os("ENFTUN_BLESS").is_some() {
@@ -175,6 +180,32 @@ fn card(mut tunnel: Tunnel) -> Tunnel {
     tunnel
 }
 
+/// A tunnel that carries no packets, and holds these prefixes back.
+fn forwarding(prefixes: &[&str]) -> Tunnel {
+    let text = "kind = \"aws-iot\"\naws.mode = \"source\"\naws.region = \"eu-central-1\"\n";
+    let (tunnel, _) = crate::config::parse_tunnel("aws0", Path::new("aws0.toml"), Path::new("/"), text);
+    let mut tunnel = tunnel.unwrap();
+    tunnel.route.prefixes = nets(prefixes);
+    tunnel.route.lockdown = if prefixes.is_empty() { Lockdown::Off } else { Lockdown::Boot };
+    tunnel
+}
+
+#[test]
+fn a_tunnel_that_carries_no_packets_passes_what_another_blocks_and_blocks_nothing_itself() {
+    let openings = Openings::to(vec!["192.0.2.7:443".parse().unwrap()], false);
+    let facts = Facts { wanted: &Wanted::Connecting, kept: &[], openings: &openings };
+    let beside = super::build(&forwarding(&[]), &BTreeMap::new(), facts);
+    assert_eq!(super::firewall([&beside], 990, false), None, "alone it needs no firewall");
+    assert_eq!((&beside.link, beside.routes.len(), beside.scope.table), (&None, 0, 0));
+    let blocking = build(&tunnel(&["::/0"], false), &Wanted::Connecting, &own());
+    let host = super::Host::of([&blocking, &beside], 990).to_string();
+    let ours = "meta mark 0x16e meta skuid 990 ip daddr 192.0.2.7 tcp dport 443 ct mark set 0x16e accept comment \"our own connection to the router\"";
+    assert!(host.lines().any(|line| line.trim() == ours), "{host}");
+    let nobody = host.lines().filter(|line| line.contains("192.0.2.7") && line.contains("drop"));
+    assert_eq!(nobody.count(), 1, "nobody imitates it: {host}");
+    assert!(!host.contains("\"\""), "no device without a name: {host}");
+}
+
 fn states(tunnel: &Tunnel) -> [Plan; 4] {
     [Wanted::Open, Wanted::Blocked, Wanted::Connecting, Wanted::Connected(own())]
         .map(|wanted| build(tunnel, &wanted, &own()))
@@ -183,7 +214,8 @@ fn states(tunnel: &Tunnel) -> [Plan; 4] {
 #[test]
 fn a_plan_in_force_needs_no_change_and_all_of_it_is_of_its_scope() {
     let several = tunnel(&["fd00::/8", "ff00::/8", "10.0.0.0/8"], true);
-    for tunnel in [tunnel(&["::/0"], false), several.clone(), card(several)] {
+    let forwarding = [forwarding(&[]), forwarding(&["::/0", "0.0.0.0/0"])];
+    for tunnel in [tunnel(&["::/0"], false), several.clone(), card(several)].into_iter().chain(forwarding) {
         for plan in states(&tunnel) {
             assert_eq!(diff(&plan, &after(&plan)), []);
             assert!(plan.rules.iter().all(|rule| plan.scope.owns_rule(rule)));
