@@ -1,6 +1,7 @@
 //! What the integration tests share. One file per concern; a test says what is promised, and these say how it is shown.
-#![allow(dead_code, missing_docs)]
+#![allow(dead_code, unused_imports, missing_docs)]
 
+pub mod aws_service;
 pub mod bus;
 pub mod card;
 pub mod certs;

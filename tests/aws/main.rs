@@ -1,0 +1,8 @@
+//! The aws tier: connections through AWS IoT Secure Tunneling, between our two ends and a service of our own on loopback.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod raw;
+mod service;
