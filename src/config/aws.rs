@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::findings::Severity;
+use super::proxy::web_proxy;
 use super::reader::{Item, Section};
 use super::tunnel::{SHORTEST, SHORTEST_PERIOD, Usual, way};
 use super::values::{self, Complaint, Endpoint, quoted};
@@ -368,7 +369,7 @@ fn limits(section: &mut Section<'_>) -> Limits {
 }
 
 fn remote(mut host: Host, config_dir: &Path, section: &mut Section<'_>) -> Remote {
-    host.way = section.take("proxy").and_then(|item| way(&item)).unwrap_or(Way::Direct);
+    host.way = section.take("proxy").and_then(|item| way(&item, web_proxy)).unwrap_or(Way::Direct);
     Remote {
         name: Some(host.host.clone()),
         hosts: vec![host],

@@ -5,7 +5,6 @@ use super::host::{Login, Proxy, Scheme};
 use super::values::{Complaint, Endpoint, endpoint};
 
 const SCHEMES: [Scheme; 2] = [Scheme::Http, Scheme::Socks5];
-#[allow(dead_code)]
 const WEB_SCHEMES: [Scheme; 3] = [Scheme::Http, Scheme::Https, Scheme::Socks5];
 /// Longest user and password that SOCKS5 carries, each (RFC 1929 section 2).
 const LONGEST: usize = 255;
@@ -15,7 +14,6 @@ pub(super) fn proxy(text: &str) -> Result<Option<Proxy>, Complaint> {
     one_of(&SCHEMES, text)
 }
 
-#[allow(dead_code)]
 /// The same for a kind that is reached as servers of the web are: TLS to the proxy is known there too.
 pub(super) fn web_proxy(text: &str) -> Result<Option<Proxy>, Complaint> {
     one_of(&WEB_SCHEMES, text)

@@ -13,8 +13,8 @@ use super::reader::{Item, Reading, Section, read};
 use super::tpm::{Held, tpm};
 use super::values::{self, Complaint, Endpoint};
 use super::{
-    Advertise, Dns, Domain, Enf, Enrol, Host, Identity, Kind, Lockdown, Provisioner, Remote, Retry, Route, Source, Tpm,
-    Tun, Tunnel, Way, Wire, aws, proxy,
+    Advertise, Dns, Domain, Enf, Enrol, Host, Identity, Kind, Lockdown, Provisioner, Proxy, Remote, Retry, Route,
+    Source, Tpm, Tun, Tunnel, Way, Wire, aws, proxy,
 };
 
 /// The kinds that this version has.
@@ -154,7 +154,7 @@ fn tun(name: &str, allow_ipv4: bool, advertise: Option<&Advertise>, section: &mu
 /// And the way of those who name none.
 fn remote(config_dir: &Path, section: &mut Section<'_>) -> (Remote, Way) {
     let default_port = section.take("port").and_then(|item| item.port()).unwrap_or(443);
-    let way = section.take("proxy").and_then(|item| way(&item)).unwrap_or_default();
+    let way = section.take("proxy").and_then(|item| way(&item, proxy::proxy)).unwrap_or_default();
     let listed = section.require("hosts", "write hosts = [\"router.example.net\"] below [remote]");
     let hosts = listed.map(|item| hosts(&item, default_port, &way)).unwrap_or_default();
     let name = match section.take("name") {
@@ -190,8 +190,8 @@ fn remote(config_dir: &Path, section: &mut Section<'_>) -> (Remote, Way) {
 }
 
 /// What `proxy` says. Nothing of it is shown when it is wrong.
-pub(super) fn way(item: &Item<'_>) -> Option<Way> {
-    Some(match item.parse_secret(proxy::proxy)? {
+pub(super) fn way(item: &Item<'_>, proxy: impl FnOnce(&str) -> Result<Option<Proxy>, Complaint>) -> Option<Way> {
+    Some(match item.parse_secret(proxy)? {
         Some(proxy) => {
             if proxy.login.is_some() {
                 item.is_secret();
@@ -237,7 +237,7 @@ fn in_a_table(item: &Item<'_>, default_port: u16, default_way: &Way) -> Option<H
     let mut table = item.clone().section();
     let endpoint = table.require("host", "write { host = \"router.example.net\" }");
     let port = table.take("port").map(|item| (item.port(), item));
-    let proxy = table.take("proxy").map(|item| (way(&item), item));
+    let proxy = table.take("proxy").map(|item| (way(&item, proxy::proxy), item));
     let endpoint = endpoint?.parse(values::endpoint)?;
     if let (Some((_, item)), Endpoint::Tcp(_, Some(_)) | Endpoint::Vsock { .. }) = (&port, &endpoint) {
         item.error(Complaint::new("is given, and host has one too").help("leave one of them out"));
