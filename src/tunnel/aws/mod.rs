@@ -6,5 +6,8 @@
 //!
 //! `engine` is the protocol, and knows no I/O; `session` has the sockets. Nothing here changes the host.
 
+pub mod engine;
 pub mod forwards;
+pub mod frames;
+pub mod message;
 pub mod tokens;
