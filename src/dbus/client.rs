@@ -1,12 +1,13 @@
 //! The daemon as a program on the bus sees it: everything it shows as plain values, the calls that change something, and a
 //! stream of what happens. It knows nothing of how anything is printed.
 
-use super::proxies::{ManagerProxy, TrustedGroupProxy, TunnelProxy};
+use super::proxies::{ForwardsProxy, ManagerProxy, TrustedGroupProxy, TunnelProxy};
 use super::watch::Watch;
 use super::{ERROR_PREFIX, NAME, path};
 use crate::error::{Class, Exit};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 use zbus::fdo::{self, ObjectManagerProxy};
 use zbus::proxy::CacheProperties;
@@ -224,7 +225,7 @@ pub struct TunnelInfo {
     pub next_attempt: Option<u64>,
     pub interface: Option<String>,
     pub if_index: Option<i32>,
-    pub mtu: u32,
+    pub mtu: Option<u32>,
     pub addresses: Vec<String>,
     pub routes: Vec<String>,
     pub remotes: Vec<String>,
@@ -237,6 +238,66 @@ pub struct TunnelInfo {
     pub blocking: bool,
     pub tls: Option<TlsInfo>,
     pub statistics: StatisticsInfo,
+    pub forwards: Option<ForwardsInfo>,
+}
+
+impl TunnelInfo {
+    /// What it forwards, service by service; nothing where the kind does not.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceInfo> {
+        self.forwards.iter().flat_map(|forwards| &forwards.services)
+    }
+}
+
+/// What a tunnel of kind `aws-iot` forwards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ForwardsInfo {
+    /// `source` or `destination`.
+    pub mode: String,
+    /// The service's name for the live session.
+    pub channel_id: Option<String>,
+    /// The tunnel's services by name.
+    pub services: Vec<ServiceInfo>,
+    /// The live connections, the oldest first.
+    pub connections: Vec<ConnectionInfo>,
+}
+
+/// One service of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServiceInfo {
+    /// Its name; empty for that of a tunnel without services.
+    pub name: String,
+    /// Where it is at this end: an address, a name, or the path of a socket. None without a session.
+    pub address: Option<String>,
+    /// Its port; none for a socket's path.
+    pub port: Option<u32>,
+    /// What was counted.
+    pub counters: ServiceCounters,
+}
+
+/// What was counted of one service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "docs/dbus.md describes them")]
+pub struct ServiceCounters {
+    pub connections: u64,
+    pub active: u64,
+    pub refused: u64,
+    pub unreachable: u64,
+    pub reset: u64,
+    pub too_slow: u64,
+    pub rx_bytes: u64,
+    pub tx_bytes: u64,
+}
+
+/// One live connection. Times are microseconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "docs/dbus.md describes them")]
+pub struct ConnectionInfo {
+    pub number: u64,
+    pub service: String,
+    pub peer: String,
+    pub since: u64,
+    pub rx_bytes: u64,
+    pub tx_bytes: u64,
 }
 
 /// The last thing that went wrong.
@@ -256,8 +317,8 @@ pub struct TlsInfo {
     pub cipher: String,
     pub peer_subject: String,
     pub peer_not_after: u64,
-    pub local_not_after: u64,
-    pub wire: String,
+    pub local_not_after: Option<u64>,
+    pub wire: Option<String>,
 }
 
 /// The counters.
@@ -307,7 +368,9 @@ impl Client {
             let tunnel = interfaces.remove("org.enftun.Enftun1.Tunnel");
             let statistics = interfaces.remove("org.enftun.Enftun1.Tunnel.Statistics");
             if let (Some(tunnel), Some(statistics)) = (tunnel, statistics) {
-                tunnels.push(tunnel_info(tunnel, statistics)?);
+                let forwards = interfaces.remove("org.enftun.Enftun1.Tunnel.Forwards");
+                let forwards = forwards.map(forwards_info).transpose()?;
+                tunnels.push(TunnelInfo { forwards, ..tunnel_info(tunnel, statistics)? });
             }
         }
         tunnels.sort_by(|a, b| a.name.cmp(&b.name));
@@ -360,6 +423,16 @@ impl Client {
             Change::Reconnect => tunnel.reconnect(0).await?,
         }
         Ok(())
+    }
+
+    /// Gives a tunnel other tokens, which are read from `file`; returns when they are accepted.
+    pub async fn rotate(&self, name: &str, file: BorrowedFd<'_>) -> Result<(), ClientError> {
+        let forwards = ForwardsProxy::builder(&self.connection)
+            .path(path::of_tunnel(name))
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await?;
+        Ok(forwards.rotate_tokens(file.into()).await?)
     }
 
     /// What the kernel shall hold for a tunnel now, as text.
@@ -453,7 +526,7 @@ fn tunnel_info(mut tunnel: Properties, mut statistics: Properties) -> Result<Tun
         next_attempt: some(take(properties, "NextAttempt")?),
         interface: some(take(properties, "Interface")?),
         if_index: some(take(properties, "IfIndex")?),
-        mtu: take(properties, "Mtu")?,
+        mtu: some(take(properties, "Mtu")?),
         addresses: take(properties, "Addresses")?,
         routes: take(properties, "Routes")?,
         remotes: take(properties, "Remotes")?,
@@ -476,6 +549,57 @@ fn tunnel_info(mut tunnel: Properties, mut statistics: Properties) -> Result<Tun
             reconnects: take(counters, "Reconnects")?,
             heartbeat_rtt_usec: take(counters, "HeartbeatRttUsec")?,
         },
+        forwards: None,
+    })
+}
+
+fn forwards_info(mut forwards: Properties) -> Result<ForwardsInfo, ClientError> {
+    type Row = (u64, String, String, u64, u64, u64);
+    let properties = &mut forwards;
+    let mut counters: HashMap<String, HashMap<String, u64>> = take(properties, "Counters")?;
+    // Of a service that is counted and has no place any more there are the counters.
+    let places: Vec<(String, String, u32)> = take(properties, "Services")?;
+    let mut services: BTreeMap<String, ServiceInfo> = places
+        .into_iter()
+        .map(|(name, address, port)| {
+            let (address, port) = (some(address), some(port));
+            (name.clone(), ServiceInfo { name, address, port, counters: ServiceCounters::default() })
+        })
+        .collect();
+    for (name, counts) in counters.drain() {
+        let of = |word: &str| counts.get(word).copied().unwrap_or_default();
+        let entry = services.entry(name.clone());
+        let service = entry.or_insert_with(|| ServiceInfo {
+            name,
+            address: None,
+            port: None,
+            counters: ServiceCounters::default(),
+        });
+        service.counters = ServiceCounters {
+            connections: of("connections"),
+            active: of("active"),
+            refused: of("refused"),
+            unreachable: of("unreachable"),
+            reset: of("reset"),
+            too_slow: of("too-slow"),
+            rx_bytes: of("rx-bytes"),
+            tx_bytes: of("tx-bytes"),
+        };
+    }
+    let rows: Vec<Row> = take(properties, "Connections")?;
+    let connection = |(number, service, peer, since, rx_bytes, tx_bytes)| ConnectionInfo {
+        number,
+        service,
+        peer,
+        since,
+        rx_bytes,
+        tx_bytes,
+    };
+    Ok(ForwardsInfo {
+        mode: take(properties, "Mode")?,
+        channel_id: some(take(properties, "ChannelId")?),
+        services: services.into_values().collect(),
+        connections: rows.into_iter().map(connection).collect(),
     })
 }
 
@@ -488,8 +612,8 @@ fn tls_info(mut tls: Properties) -> Result<Option<TlsInfo>, ClientError> {
         cipher: take(&mut tls, "cipher")?,
         peer_subject: take(&mut tls, "peer-subject")?,
         peer_not_after: take(&mut tls, "peer-not-after")?,
-        local_not_after: take(&mut tls, "local-not-after")?,
-        wire: take(&mut tls, "wire")?,
+        local_not_after: some(take(&mut tls, "local-not-after")?),
+        wire: some(take(&mut tls, "wire")?),
     }))
 }
 

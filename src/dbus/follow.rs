@@ -3,7 +3,8 @@
 //! sends signals, but for that of a property which a caller has just set.
 
 use super::gate::Gate;
-use super::objects::{Firewall, LogControl, Manager, Refresh, Statistics, TrustedGroup, Tunnel};
+use super::objects::{Firewall, Forwards, LogControl, Manager, Refresh, Statistics, TrustedGroup, Tunnel};
+use super::passed::TokenReader;
 use super::validation::Validator;
 use super::{path, polkit};
 use crate::daemon::{Core, GroupSnapshot, Snapshot, TunnelSnapshot};
@@ -37,6 +38,7 @@ struct OfTunnel {
     current: watch::Sender<Arc<TunnelSnapshot>>,
     tunnel: Served<Tunnel>,
     statistics: Served<Statistics>,
+    forwards: Option<Served<Forwards>>,
     /// How often the counters are told, and when they are due.
     rate: Duration,
     due: Option<Instant>,
@@ -58,6 +60,7 @@ pub(super) struct Follower {
     firewall: Served<Firewall>,
     tunnels: BTreeMap<String, OfTunnel>,
     groups: BTreeMap<String, OfGroup>,
+    tokens: TokenReader,
     /// Wakes the task when somebody says how often counters are told.
     refreshed: Arc<tokio::sync::Notify>,
     /// The number of the last change of state that was told.
@@ -85,6 +88,7 @@ impl Follower {
             firewall: Served { silent: &Firewall::SILENT, ..Served::new(firewall) },
             tunnels: BTreeMap::new(),
             groups: BTreeMap::new(),
+            tokens: TokenReader::default(),
             refreshed: Arc::default(),
             told: first.transitions,
             told_of_repairs: first.tampered,
@@ -102,11 +106,17 @@ impl Follower {
         let (current, seen) = watch::channel(snapshot.clone());
         let tunnel = Tunnel { name: snapshot.name.clone(), gate: self.gate.clone(), current: seen.clone() };
         let refresh = Refresh::new(self.refreshed.clone());
+        let forwards = snapshot.forwards.as_ref().map(|_| {
+            let (name, gate, reader) = (snapshot.name.clone(), self.gate.clone(), self.tokens.clone());
+            let forwards = Forwards { name, gate, current: seen.clone(), reader };
+            Served { silent: &Forwards::SILENT, ..Served::new(forwards) }
+        });
         let statistics = Statistics { current: seen, gate: self.gate.clone(), refresh };
         OfTunnel {
             current,
             tunnel: Served::new(tunnel),
             statistics: Served { silent: &Statistics::SILENT, ..Served::new(statistics) },
+            forwards,
             rate: Duration::ZERO,
             due: None,
         }
@@ -130,6 +140,9 @@ impl Follower {
         }
         for (name, entry) in &self.tunnels {
             let path = path::of_tunnel(name).into_inner();
+            if let Some(forwards) = &entry.forwards {
+                builder = builder.serve_at(path.clone(), forwards.object.clone());
+            }
             builder = builder
                 .serve_at(path.clone(), entry.statistics.object.clone())
                 .serve_at(path, entry.tunnel.object.clone());
@@ -142,7 +155,7 @@ impl Follower {
         self.manager.told = values(&self.manager.object, connection, path::ROOT).await?;
         self.firewall.told = values(&self.firewall.object, connection, path::ROOT).await?;
         for (name, entry) in &mut self.tunnels {
-            entry.tunnel.told = values(&entry.tunnel.object, connection, &path::of_tunnel(name)).await?;
+            entry.note(connection, &path::of_tunnel(name)).await?;
         }
         for (name, entry) in &mut self.groups {
             entry.group.told = values(&entry.group.object, connection, &path::of_group(name)).await?;
@@ -175,6 +188,13 @@ impl Follower {
     /// New objects first and gone objects last, so that every signal in between belongs to an object that is there;
     /// properties before `StateChanged`, so that whoever hears it has the properties of that state or a later one.
     async fn tell(&mut self, next: Arc<Snapshot>, connection: &Connection) -> zbus::Result<()> {
+        let others = |(name, entry): (&String, &OfTunnel)| {
+            let next = next.tunnels.get(name)?;
+            (nature(&entry.current.borrow()) != nature(next)).then(|| name.clone())
+        };
+        for name in self.tunnels.iter().filter_map(others).collect::<Vec<_>>() {
+            self.remove_tunnel(&name, connection).await?;
+        }
         let mut changed = Vec::new();
         for (name, snapshot) in &next.tunnels {
             if let Some(entry) = self.tunnels.get(name)
@@ -197,7 +217,11 @@ impl Follower {
         }
         for name in changed {
             if let Some(entry) = self.tunnels.get_mut(name) {
-                entry.tunnel.tell(connection, &path::of_tunnel(name)).await?;
+                let path = path::of_tunnel(name);
+                if let Some(forwards) = &mut entry.forwards {
+                    forwards.tell(connection, &path).await?;
+                }
+                entry.tunnel.tell(connection, &path).await?;
             }
         }
         for (name, snapshot) in &next.groups {
@@ -218,8 +242,11 @@ impl Follower {
     async fn add_tunnel(&mut self, snapshot: &Arc<TunnelSnapshot>, connection: &Connection) -> zbus::Result<()> {
         let path = path::of_tunnel(&snapshot.name);
         let mut entry = self.of_tunnel(snapshot);
-        entry.tunnel.told = values(&entry.tunnel.object, connection, &path).await?;
+        entry.note(connection, &path).await?;
         let server = connection.object_server();
+        if let Some(forwards) = &entry.forwards {
+            server.at(&path, forwards.object.clone()).await?;
+        }
         server.at(&path, entry.statistics.object.clone()).await?;
         server.at(&path, entry.tunnel.object.clone()).await?;
         self.tunnels.insert(snapshot.name.clone(), entry);
@@ -235,14 +262,22 @@ impl Follower {
         Ok(())
     }
 
+    async fn remove_tunnel(&mut self, name: &str, connection: &Connection) -> zbus::Result<()> {
+        let Some(entry) = self.tunnels.remove(name) else { return Ok(()) };
+        let (server, path) = (connection.object_server(), path::of_tunnel(name));
+        server.remove::<Tunnel, _>(&path).await?;
+        server.remove::<Statistics, _>(&path).await?;
+        if entry.forwards.is_some() {
+            server.remove::<Forwards, _>(&path).await?;
+        }
+        Ok(())
+    }
+
     async fn remove_gone(&mut self, next: &Snapshot, connection: &Connection) -> zbus::Result<()> {
         let server = connection.object_server();
         let gone: Vec<String> = self.tunnels.keys().filter(|name| !next.tunnels.contains_key(*name)).cloned().collect();
         for name in gone {
-            let path = path::of_tunnel(&name);
-            server.remove::<Tunnel, _>(&path).await?;
-            server.remove::<Statistics, _>(&path).await?;
-            self.tunnels.remove(&name);
+            self.remove_tunnel(&name, connection).await?;
         }
         let gone: Vec<String> = self.groups.keys().filter(|name| !next.groups.contains_key(*name)).cloned().collect();
         for name in gone {
@@ -304,6 +339,22 @@ impl Follower {
             let emitter = SignalEmitter::new(connection, path::of_tunnel(&transition.tunnel).into_inner())?;
             let (new, old, reason) = (transition.new.as_str(), transition.old.as_str(), transition.reason.as_str());
             Tunnel::transition(&emitter, new, old, reason).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What never changes on a tunnel's object: a tunnel that became another has another object.
+fn nature(tunnel: &TunnelSnapshot) -> (&'static str, Option<&'static str>) {
+    (tunnel.kind, tunnel.forwards.as_ref().map(|forwards| forwards.mode))
+}
+
+impl OfTunnel {
+    /// What the bus hears from now on are changes.
+    async fn note(&mut self, connection: &Connection, path: &str) -> zbus::Result<()> {
+        self.tunnel.told = values(&self.tunnel.object, connection, path).await?;
+        if let Some(forwards) = &mut self.forwards {
+            forwards.told = values(&forwards.object, connection, path).await?;
         }
         Ok(())
     }

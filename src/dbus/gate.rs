@@ -40,14 +40,28 @@ impl Gate {
     /// are sent, so that a caller who hears the answer has heard them before.
     pub async fn ask(&self, request: Request, connection: &Connection, header: &Header<'_>) -> Result<(), Fault> {
         let (action, details) = Action::of(&request);
-        let caller = match self.may(action, &details, connection, header).await {
-            Ok(caller) => caller,
-            Err((caller, fault)) => {
-                log::info!(MESSAGE_ID = message::REFUSED, ENFTUN_CALLER = caller.to_string();
-                    "{caller} may not do this: {request}");
-                return Err(fault);
-            }
-        };
+        let caller = self.admit(action, &details, &request, connection, header).await?;
+        self.submit(request, caller).await
+    }
+
+    /// Refuses who may not do `what`; else who it is, for [`Gate::submit`].
+    pub async fn admit(
+        &self,
+        action: Action,
+        details: &Details<'_>,
+        what: &(impl std::fmt::Display + Sync),
+        connection: &Connection,
+        header: &Header<'_>,
+    ) -> Result<Caller, Fault> {
+        self.may(action, details, connection, header).await.map_err(|(caller, fault)| {
+            log::info!(MESSAGE_ID = message::REFUSED, ENFTUN_CALLER = caller.to_string();
+                "{caller} may not do this: {what}");
+            fault
+        })
+    }
+
+    /// As [`Gate::ask`], on behalf of somebody who may.
+    pub async fn submit(&self, request: Request, caller: Caller) -> Result<(), Fault> {
         self.core.ask(request, caller).await?;
         self.announced().await;
         Ok(())

@@ -9,6 +9,7 @@ mod follow;
 mod gate;
 mod logind;
 mod objects;
+mod passed;
 pub mod path;
 mod polkit;
 mod proxies;

@@ -28,6 +28,12 @@ pub(super) trait Tunnel {
     fn reconnect(&self, flags: u32) -> zbus::Result<()>;
 }
 
+#[zbus::proxy(interface = "org.enftun.Enftun1.Tunnel.Forwards", default_service = "org.enftun.Enftun1")]
+pub(super) trait Forwards {
+    #[zbus(allow_interactive_auth)]
+    fn rotate_tokens(&self, file: zbus::Fd<'_>) -> zbus::Result<()>;
+}
+
 #[zbus::proxy(interface = "org.enftun.Enftun1.TrustedGroup", default_service = "org.enftun.Enftun1")]
 pub(super) trait TrustedGroup {
     #[zbus(allow_interactive_auth)]

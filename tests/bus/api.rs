@@ -57,7 +57,7 @@ async fn the_daemon_tells_what_it_can_do_what_it_runs_by_and_what_to_look_at() {
         return;
     };
     for (name, value) in [
-        ("Features", "as 5 \"enf\" \"dns\" \"lockdown\" \"trusted-groups\" \"router-card\""),
+        ("Features", "as 6 \"enf\" \"aws-iot\" \"dns\" \"lockdown\" \"trusted-groups\" \"router-card\""),
         ("Connectivity", "s \"unknown\""),
         ("ConfigHash", &format!("s \"{CONFIG_HASH}\"")),
         ("Startup", "b false"),
@@ -221,6 +221,9 @@ async fn connect_with_options_waits_for_the_outcome_and_names_what_went_wrong() 
         (Reason::FirewallFailed, "FirewallFailed"),
         (Reason::RouteFailed, "RoutingFailed"),
         (Reason::Timeout, "Timeout"),
+        (Reason::TokenRejected, "AuthFailed"),
+        (Reason::TunnelClosed, "Failed"),
+        (Reason::ListenFailed, "Failed"),
         (Reason::RemoteClosed, "Failed"),
     ] {
         // The failure of an attempt before is not this one's.

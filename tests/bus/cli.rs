@@ -166,7 +166,7 @@ async fn json_has_every_property_under_its_own_name() {
     let expected = json!({
         "version": 1,
         "daemon": { "version": env!("CARGO_PKG_VERSION"), "state": "connected", "blocking": true, "startup": false,
-            "connectivity": "unknown", "features": ["enf", "dns", "lockdown", "trusted-groups", "router-card"],
+            "connectivity": "unknown", "features": ["enf", "aws-iot", "dns", "lockdown", "trusted-groups", "router-card"],
             "config_hash": CONFIG_HASH, "firewall": firewall(), "warnings": [] },
         "tunnels": [{
             "name": "enf0", "kind": "enf",
@@ -184,6 +184,7 @@ async fn json_has_every_property_under_its_own_name() {
                 "rx_bytes": 0, "tx_bytes": 0, "rx_packets": 0, "tx_packets": 0, "rx_dropped": 0, "tx_dropped": 1,
                 "drop_reasons": { "too-big": 1 }, "reconnects": 0, "heartbeat_rtt_usec": 0,
             },
+            "forwards": null,
         }],
     });
     let read = |args: &[&str]| serde_json::from_str::<Value>(&stdout(ctl(&bus, args))).unwrap();

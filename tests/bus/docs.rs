@@ -22,12 +22,13 @@ fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
 #[path = "../../packaging/pages/man.rs"]
 mod man;
 
-/// Runs each of these calls of `busctl` as a person would, with the tunnel and the group that the texts speak of: all work, and
+/// Runs each of these calls of `busctl` as a person would, with the tunnels and the group that the texts speak of: all work, and
 /// so many of them are requests to the daemon.
 async fn run(test: &str, commands: &[&str], requests: usize) {
     let Some(bus) = PrivateBus::start(test) else { return };
-    let (daemon, core) = Simulation::new(&["enf0"]);
+    let (daemon, core) = Simulation::new(&["desk", "enf0"]);
     daemon.group("lan", |_| ());
+    daemon.forwards("desk");
     daemon.connected("enf0");
     daemon.connect_at_once();
     let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
@@ -57,7 +58,7 @@ async fn run(test: &str, commands: &[&str], requests: usize) {
 async fn every_command_in_dbus_md_works() {
     let text = document("dbus.md");
     let commands: Vec<&str> = blocks(&text, "sh").iter().flat_map(|block| block.lines()).collect();
-    assert_eq!(commands.len(), 26);
+    assert_eq!(commands.len(), 27);
     run("every_command_in_dbus_md_works", &commands, 11).await;
 }
 
@@ -85,14 +86,14 @@ fn dbus_md_lists_every_reason_and_every_property() {
     let words: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
     assert_eq!(reasons, words);
     let mut properties = 0;
-    let files = ["Manager", "Tunnel", "Firewall", "TrustedGroup"]
+    let files = ["Manager", "Tunnel", "Tunnel.Forwards", "Firewall", "TrustedGroup"]
         .map(|name| format!("{}/dbus/org.enftun.Enftun1.{name}.xml", env!("CARGO_MANIFEST_DIR")));
     let xml = files.map(|file| std::fs::read_to_string(file).unwrap()).concat();
     for property in xml.split("<property name=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
         assert!(text.contains(&format!("`{property}`")), "{property}");
         properties += 1;
     }
-    assert_eq!(properties, 43);
+    assert_eq!(properties, 48);
 }
 
 #[tokio::test(flavor = "multi_thread")]

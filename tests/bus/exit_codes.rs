@@ -112,6 +112,11 @@ async fn every_verb_ends_with_the_code_that_the_documentation_has() {
     let dirs = ["--config-dir", &config];
     let all_dirs = ["--config-dir", &config, "--state-dir", &state, "--runtime-dir", &runtime];
 
+    let tokens = at("tokens");
+    fs::write(&tokens, "AQGAAXjSomeToken\n").unwrap();
+    let with_tokens = ["desk", tokens.as_str()];
+    let rotate = |code| [("rotate", &with_tokens[..], code)];
+
     // Nobody has the daemon's name.
     let there = ["enf0", dirs[0], dirs[1]];
     let absent = ["enf7", dirs[0], dirs[1]];
@@ -156,11 +161,13 @@ async fn every_verb_ends_with_the_code_that_the_documentation_has() {
         ],
         on_bus,
     );
+    seen.check(&rotate(3), on_bus);
     seen.check(&[("logs", &["--", "--version"], 1)], |command| command.env("PATH", "/nowhere").output().unwrap());
 
     tokio::task::block_in_place(|| enrolment(&mut seen, directory.path()));
 
-    let (daemon, core) = Simulation::new(&["enf0", "stuck"]);
+    let (daemon, core) = Simulation::new(&["desk", "enf0", "stuck"]);
+    daemon.forwards("desk");
     daemon.group("lan", |_| {});
     let served = dbus::serve_at(&address, core, own_uid()).await.unwrap();
     seen.check(
@@ -191,6 +198,8 @@ async fn every_verb_ends_with_the_code_that_the_documentation_has() {
         ],
         on_bus,
     );
+    seen.check(&rotate(0), on_bus);
+    seen.check(&[("rotate", &["enf0"], 1), ("rotate", &["enf7"], 5), ("rotate", &["desk", "/nowhere"], 5)], on_bus);
     daemon.slow_down();
     seen.check(&[("disconnect", &["stuck", "--wait=100ms"], 6)], on_bus);
     daemon.refuse(Refusal::NotFound("enf7".to_owned()));
@@ -199,6 +208,7 @@ async fn every_verb_ends_with_the_code_that_the_documentation_has() {
     seen.check(&[("reload", &[], 78)], on_bus);
     daemon.refuse(Refusal::Failed("no".to_owned()));
     seen.check(&CHANGES.map(|(verb, more)| (verb, more, 1)), on_bus);
+    seen.check(&rotate(1), on_bus);
 
     let all: Vec<_> = verbs::of(&enftun::cli::command()).into_iter().map(|(name, _)| name).collect();
     for verb in &all {
@@ -214,6 +224,10 @@ async fn every_verb_ends_with_the_code_that_the_documentation_has() {
     }
     let program = bus.place(CTL);
     seen.check(&CHANGES.map(|(verb, more)| (verb, more, 4)), |command| {
+        bus.command_as_nobody(&program).args(command.get_args()).output().unwrap()
+    });
+    let tokens = bus.place(&tokens);
+    seen.check(&[("rotate", &["desk", tokens.to_str().unwrap()], 4)], |command| {
         bus.command_as_nobody(&program).args(command.get_args()).output().unwrap()
     });
     drop(served);

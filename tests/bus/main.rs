@@ -12,6 +12,7 @@ mod docs;
 mod exit_codes;
 mod fake_systemd;
 mod follow;
+mod forwards;
 mod import;
 mod keygen;
 #[cfg(feature = "enrol")]

@@ -11,13 +11,14 @@ use enftun::state::{Phase, Reason};
 use enftun::tunnel::DropReason;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 const CTL: &str = env!("CARGO_BIN_EXE_enftunctl");
 
-/// One tunnel that is connected and has counted, and one that is not.
-async fn two_tunnels(bus: &PrivateBus) -> (Simulation, Bus) {
-    let (daemon, core) = Simulation::new(&["enf0", "my-tunnel"]);
+/// One tunnel that is connected and has counted, one that is not, and one that forwards.
+async fn all_sorts(bus: &PrivateBus) -> (Simulation, Bus) {
+    let (daemon, core) = Simulation::new(&["desk", "enf0", "my-tunnel"]);
     let served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
     daemon.connected("enf0");
     let counters = daemon.counters("enf0");
@@ -35,7 +36,20 @@ async fn two_tunnels(bus: &PrivateBus) -> (Simulation, Bus) {
         snapshot.warnings = vec![warning("enf0"), warning("my-tunnel")];
     });
     daemon.tunnel("my-tunnel", |tunnel| (tunnel.attempt, tunnel.since) = (4, time(SINCE)));
-    bus.shows("my-tunnel", "Attempt", "u 4");
+    let live = daemon.forwards("desk");
+    for (bytes, peer) in [(3, "127.0.0.1:50000"), (5, "127.0.0.1:50001")] {
+        let connection = live.open("SSH", peer.to_owned());
+        connection.received(bytes);
+        connection.sent(2 * bytes);
+    }
+    for (at, counter) in [&live.counters("DB").refused, &live.counters("DB").unreachable].into_iter().enumerate() {
+        counter.fetch_add(7 + at as u64, Relaxed);
+    }
+    for (at, counter) in [&live.counters("DB").reset, &live.counters("DB").too_slow].into_iter().enumerate() {
+        counter.fetch_add(9 + at as u64, Relaxed);
+    }
+    std::mem::forget(live.open("DB", "pid 7".to_owned()));
+    bus.shows("desk", "Kind", "s \"aws-iot\"");
     (daemon, served)
 }
 
@@ -47,7 +61,7 @@ fn metrics(bus: &PrivateBus) -> String {
 async fn metrics_are_openmetrics_and_tell_what_the_daemon_tells() {
     const TEST: &str = "metrics_are_openmetrics_and_tell_what_the_daemon_tells";
     let Some(bus) = PrivateBus::start(TEST) else { return };
-    let (daemon, _served) = two_tunnels(&bus).await;
+    let (daemon, _served) = all_sorts(&bus).await;
     let text = metrics(&bus);
     let Some(samples) = Samples::read(TEST, &text) else { return };
     for (name, kind, unit, value) in [
@@ -77,6 +91,16 @@ async fn metrics_are_openmetrics_and_tell_what_the_daemon_tells() {
         ("enftun_tunnel_drops_total{reason=too-big,tunnel=enf0}", "counter", "", 2.0),
         ("enftun_tunnel_reconnects_total{tunnel=enf0}", "counter", "", 2.0),
         ("enftun_tunnel_receive_bytes_total{tunnel=my-tunnel}", "counter", "bytes", 0.0),
+        ("enftun_tunnel_reconnects_total{tunnel=desk}", "counter", "", 0.0),
+        ("enftun_tunnel_service_active_connections{service=DB,tunnel=desk}", "gauge", "", 1.0),
+        ("enftun_tunnel_service_active_connections{service=SSH,tunnel=desk}", "gauge", "", 0.0),
+        ("enftun_tunnel_service_connections_total{service=SSH,tunnel=desk}", "counter", "", 2.0),
+        ("enftun_tunnel_service_refused_total{service=DB,tunnel=desk}", "counter", "", 7.0),
+        ("enftun_tunnel_service_unreachable_total{service=DB,tunnel=desk}", "counter", "", 8.0),
+        ("enftun_tunnel_service_resets_total{service=DB,tunnel=desk}", "counter", "", 9.0),
+        ("enftun_tunnel_service_too_slow_total{service=DB,tunnel=desk}", "counter", "", 10.0),
+        ("enftun_tunnel_service_receive_bytes_total{service=SSH,tunnel=desk}", "counter", "bytes", 8.0),
+        ("enftun_tunnel_service_transmit_bytes_total{service=SSH,tunnel=desk}", "counter", "bytes", 16.0),
     ] {
         let name = name.replace("0.1.0", env!("CARGO_PKG_VERSION"));
         assert_eq!(samples.get(&name), (kind, unit, value), "{name}");
@@ -98,6 +122,8 @@ async fn metrics_are_openmetrics_and_tell_what_the_daemon_tells() {
     }
     let absent = |name: &str| !samples.names().iter().any(|sample| sample.starts_with(name) && sample.contains("my-t"));
     assert!(absent("enftun_tunnel_heartbeat") && absent("enftun_tunnel_certificate") && absent("enftun_tunnel_drops"));
+    let packets = |name: &&str| name.contains("tunnel=desk") && (name.contains("_packets") || name.contains("_drop"));
+    assert_eq!(samples.names().into_iter().filter(packets).collect::<Vec<_>>(), [""; 0], "it carries none");
     // What an attempt in vain leaves is as good a document.
     daemon.edit(|snapshot| {
         snapshot.tunnels.clear();
@@ -120,7 +146,7 @@ async fn the_file_is_whole_everybodys_to_read_and_says_when_the_daemon_is_gone()
         command.output().unwrap()
     };
     {
-        let (_daemon, served) = two_tunnels(&bus).await;
+        let (_daemon, served) = all_sorts(&bus).await;
         assert_eq!(stdout(write()), "");
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o644);
         assert!(fs::read_to_string(&file).unwrap().ends_with("# EOF\n"));
@@ -157,7 +183,7 @@ fn a_look_at_the_figures_does_not_start_a_daemon_that_was_stopped() {
 async fn node_exporter_takes_the_file_through_a_link() {
     const TEST: &str = "node_exporter_takes_the_file_through_a_link";
     let Some(bus) = PrivateBus::start(TEST) else { return };
-    let (_daemon, _served) = two_tunnels(&bus).await;
+    let (_daemon, _served) = all_sorts(&bus).await;
     let (own, collected) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let file = own.path().join("enftun.prom");
     let output = bus.command(CTL).arg("metrics").arg("--output").arg(&file).output().unwrap();

@@ -303,8 +303,9 @@ fn members(xml: &str, interface: &str) -> BTreeMap<String, String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_live_objects_are_exactly_what_the_xml_files_say() {
     let Some(bus) = PrivateBus::start("the_live_objects_are_exactly_what_the_xml_files_say") else { return };
-    let (daemon, core) = Simulation::new(&["enf0"]);
+    let (daemon, core) = Simulation::new(&["desk", "enf0"]);
     daemon.group("lan", |_| ());
+    daemon.forwards("desk");
     let _served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
     let mut served = BTreeSet::new();
     let mut documented = BTreeSet::new();
@@ -313,6 +314,7 @@ async fn the_live_objects_are_exactly_what_the_xml_files_say() {
         (ROOT, FIREWALL, 7),
         (ENF0, TUNNEL, 28),
         (ENF0, STATISTICS, 10),
+        ("/org/enftun/Enftun1/tunnel/desk", "org.enftun.Enftun1.Tunnel.Forwards", 6),
         ("/org/enftun/Enftun1/group/lan", "org.enftun.Enftun1.TrustedGroup", 7),
     ] {
         let file = format!("{}/dbus/{interface}.xml", env!("CARGO_MANIFEST_DIR"));

@@ -34,9 +34,16 @@ fn verbs() -> BTreeSet<String> {
     verbs.filter(|(_, verb)| has_json(verb)).map(|(name, _)| name).collect()
 }
 
-/// One tunnel that is connected and has counted, and one that failed: every key that may be null is so once, and is not once.
-async fn two_tunnels(bus: &PrivateBus) -> (Simulation, Bus) {
-    let (daemon, core) = Simulation::new(&["enf0", "my-tunnel"]);
+/// One tunnel that is connected and has counted, one that failed, one that forwards and one that could: every key that may be null
+/// is so once, and is not once.
+async fn all_sorts(bus: &PrivateBus) -> (Simulation, Bus) {
+    let (daemon, core) = Simulation::new(&["desk", "enf0", "idle", "my-tunnel"]);
+    daemon.forwards("desk");
+    daemon.forwards("idle").rest();
+    daemon.show_places("idle");
+    daemon.forwarding("desk");
+    // It stays as long as the daemon does.
+    std::mem::forget(daemon.live("desk").open("SSH", "127.0.0.1:50000".to_owned()));
     let served = dbus::serve_at(&bus.address(), core, own_uid()).await.unwrap();
     daemon.connected("enf0");
     daemon.counters("enf0").dropped_tx(DropReason::TooBig);
@@ -58,7 +65,7 @@ async fn every_verb_prints_what_the_schema_has() {
         return skip(TEST, reason);
     }
     let Some(bus) = PrivateBus::start(TEST) else { return };
-    let (daemon, served) = two_tunnels(&bus).await;
+    let (daemon, served) = all_sorts(&bus).await;
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().to_str().unwrap();
     std::fs::create_dir(directory.path().join("tunnels")).unwrap();

@@ -1,12 +1,14 @@
 //! A daemon without a tunnel: it answers requests as the real one does and publishes the snapshots a test asks for.
 
 use enftun::daemon::{
-    Answer, Caller, Command, Core, GroupSnapshot, Refusal, Request, Snapshot, Tampering, Transition, TunnelSnapshot,
+    Answer, Caller, Command, Core, ForwardsSnapshot, GroupSnapshot, Refusal, Request, Snapshot, Tampering, Transition,
+    TunnelSnapshot,
 };
 use enftun::error::Class;
 use enftun::kernel::Firewall;
 use enftun::state::{Failure, Phase, Reason, Target, Tls, WireVersion};
 use enftun::tunnel::Counters;
+use enftun::tunnel::aws::forwards::{Forwards, Place};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -225,6 +227,48 @@ impl Simulation {
     /// Publishes one snapshot with these changes to one trusted group, which is there from then on.
     pub fn group(&self, name: &str, change: impl FnOnce(&mut GroupSnapshot)) {
         self.edit(|snapshot| change(snapshot.groups.entry(name.to_owned()).or_insert_with(|| group(name))));
+    }
+
+    /// Makes a tunnel one of kind `aws-iot`, whose service SSH is listened for at a port that was left to chance, and DB at the
+    /// path of a socket.
+    pub fn forwards(&self, name: &str) -> Arc<Forwards> {
+        let live = Arc::new(Forwards::default());
+        let places = [
+            ("SSH".to_owned(), Some(Place::Tcp("127.0.0.1:40123".parse().unwrap()))),
+            ("DB".to_owned(), Some(Place::Unix("/run/db.sock".into()))),
+        ];
+        live.serve(Some("0ddba11".to_owned()), places);
+        self.tunnel(name, |tunnel| {
+            tunnel.kind = "aws-iot";
+            (tunnel.interface, tunnel.mtu, tunnel.routes) = (None, 0, Vec::new());
+            tunnel.remotes = vec!["data.tunneling.iot.eu-west-1.amazonaws.com:443".to_owned()];
+            tunnel.forwards = Some(ForwardsSnapshot { mode: "source", places: live.places(), live: live.clone() });
+        });
+        live
+    }
+
+    /// What such a tunnel forwards.
+    pub fn live(&self, name: &str) -> Arc<Forwards> {
+        self.snapshot.borrow().tunnels[name].forwards.as_ref().unwrap().live.clone()
+    }
+
+    /// Publishes where its services are now.
+    pub fn show_places(&self, name: &str) {
+        self.tunnel(name, |tunnel| {
+            let forwards = tunnel.forwards.as_mut().unwrap();
+            forwards.places = forwards.live.places();
+        });
+    }
+
+    /// The whole of a live session of such a tunnel.
+    pub fn forwarding(&self, name: &str) {
+        self.edit(|snapshot| {
+            let entry = Arc::make_mut(snapshot.tunnels.get_mut(name).unwrap());
+            (entry.target, entry.last_error) = (Target::Up, None);
+            entry.active_remote = entry.remotes.first().cloned();
+            entry.tls = Some(Tls { local_not_after: 0, wire: WireVersion::V1, ..tls() });
+            transition(snapshot, name, Phase::Connected, Reason::User);
+        });
     }
 
     pub fn add(&self, name: &str) {

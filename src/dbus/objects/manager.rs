@@ -23,7 +23,7 @@ pub(crate) struct Manager {
 }
 
 /// What this daemon can do: kinds of tunnel first.
-const FEATURES: &[&str] = &["enf", "dns", "lockdown", "trusted-groups", "router-card"];
+const FEATURES: &[&str] = &["enf", "aws-iot", "dns", "lockdown", "trusted-groups", "router-card"];
 
 #[interface(name = "org.enftun.Enftun1.Manager", introspection_docs = false)]
 impl Manager {

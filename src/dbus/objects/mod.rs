@@ -2,6 +2,7 @@
 //! methods hand the request to the [`Gate`](super::gate::Gate). `dbus/*.xml` is the contract, and a test holds these to it.
 
 mod firewall;
+mod forwards;
 mod group;
 mod log_control;
 mod manager;
@@ -9,6 +10,7 @@ mod statistics;
 mod tunnel;
 
 pub(super) use firewall::Firewall;
+pub(super) use forwards::Forwards;
 pub(super) use group::TrustedGroup;
 pub(super) use log_control::LogControl;
 pub(super) use manager::Manager;

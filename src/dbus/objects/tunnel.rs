@@ -208,7 +208,8 @@ impl Tunnel {
             ("peer-subject", text(&tls.peer_subject)),
             ("peer-not-after", usec_of_seconds(tls.peer_not_after).into()),
             ("local-not-after", usec_of_seconds(tls.local_not_after).into()),
-            ("wire", text(tls.wire.as_str())),
+            // Only one kind has two of them.
+            ("wire", text(if now.forwards.is_none() { tls.wire.as_str() } else { "" })),
         ])
     }
 }

@@ -221,7 +221,7 @@ pub struct Places {
 }
 
 /// A look at [`Forwards`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     /// The service's name for the live session (`channel-id`).
     pub channel_id: Option<String>,
