@@ -1,7 +1,7 @@
 //! `enftunctl metrics`: what the daemon counts, as OpenMetrics text for a collector: `docs/metrics.md`.
 
 use super::{CliError, time};
-use crate::dbus::client::{Client, ClientError, DaemonInfo, Overview, StatisticsInfo, TunnelInfo};
+use crate::dbus::client::{Client, ClientError, DaemonInfo, Overview, ServiceCounters, StatisticsInfo, TunnelInfo};
 use crate::metrics::{Exposition, Family, Value, deliver};
 use crate::state::{Phase, WireVersion};
 use std::collections::BTreeMap;
@@ -53,6 +53,7 @@ fn document(overview: &Overview, now: u64) -> String {
     tunnels(&mut text, &overview.tunnels);
     certificates(&mut text, &overview.tunnels, now);
     counters(&mut text, &overview.tunnels);
+    services(&mut text, &overview.tunnels);
     text.text()
 }
 
@@ -109,8 +110,8 @@ fn tunnels(to: &mut Exposition, tunnels: &[TunnelInfo]) {
         wanted.add(&name, tunnel.target_state == "connected");
         blocking.add(&name, tunnel.blocking);
         attempts.add(&name, tunnel.attempt);
-        if let Some(tls) = &tunnel.tls {
-            wire.one_of("wire", &name, WireVersion::ALL.iter().map(|wire| wire.as_str()), &tls.wire);
+        if let Some(live) = tunnel.tls.as_ref().and_then(|tls| tls.wire.as_deref()) {
+            wire.one_of("wire", &name, WireVersion::ALL.iter().map(|wire| wire.as_str()), live);
         }
         if tunnel.statistics.heartbeat_rtt_usec > 0 {
             heartbeat.add(&name, Value::micros(tunnel.statistics.heartbeat_rtt_usec));
@@ -125,8 +126,8 @@ fn certificates(to: &mut Exposition, tunnels: &[TunnelInfo], now: u64) {
     let help = "The time that is left until then; divided by 86400, days.";
     let mut left = Family::gauge("enftun_tunnel_certificate_left_seconds", help);
     for tunnel in tunnels {
-        let ends = tunnel.tls.as_ref().map(|tls| [("local", tls.local_not_after), ("peer", tls.peer_not_after)]);
-        for (whose, end) in ends.into_iter().flatten() {
+        let ends = tunnel.tls.as_ref().map(|tls| [("local", tls.local_not_after), ("peer", Some(tls.peer_not_after))]);
+        for (whose, end) in ends.into_iter().flatten().filter_map(|(whose, end)| Some((whose, end?))) {
             let labels = [("tunnel", tunnel.name.as_str()), ("certificate", whose)];
             until.add(&labels, Value::micros(end));
             left.add(&labels, Value::left(end, now));
@@ -147,9 +148,12 @@ fn counters(to: &mut Exposition, tunnels: &[TunnelInfo]) {
         ("enftun_tunnel_transmit_drop", "Packets of this host that did not enter the tunnel.", |of| of.tx_dropped),
         ("enftun_tunnel_reconnects", "Sessions after the first.", |of| of.reconnects.into()),
     ];
+    // A kind that carries no packets counts none.
+    let carries = |tunnel: &&TunnelInfo| tunnel.forwards.is_none();
     for (name, help, count) in families {
         let mut family = Family::counter(name, help);
-        tunnels.iter().for_each(|tunnel| family.add(&[("tunnel", &tunnel.name)], count(&tunnel.statistics)));
+        let of = |tunnel: &&TunnelInfo| carries(tunnel) || name == "enftun_tunnel_reconnects";
+        tunnels.iter().filter(of).for_each(|tunnel| family.add(&[("tunnel", &tunnel.name)], count(&tunnel.statistics)));
         to.family(&family);
     }
     let mut drops = Family::counter("enftun_tunnel_drops", "Packets that were dropped, both ways, by reason.");
@@ -159,4 +163,31 @@ fn counters(to: &mut Exposition, tunnels: &[TunnelInfo]) {
         }
     }
     to.family(&drops);
+}
+
+/// What tunnels forward, service by service.
+fn services(to: &mut Exposition, tunnels: &[TunnelInfo]) {
+    type Count = fn(&ServiceCounters) -> u64;
+    let all = || tunnels.iter().flat_map(|tunnel| tunnel.services().map(|service| (tunnel.name.as_str(), service)));
+    let mut active = Family::gauge("enftun_tunnel_service_active_connections", "Connections that are forwarded now.");
+    all().for_each(|(tunnel, service)| {
+        active.add(&[("tunnel", tunnel), ("service", &service.name)], service.counters.active)
+    });
+    to.family(&active);
+    let families: [(_, _, Count); 7] = [
+        ("enftun_tunnel_service_connections", "Connections that began.", |of| of.connections),
+        ("enftun_tunnel_service_refused", "Connections that were turned away.", |of| of.refused),
+        ("enftun_tunnel_service_unreachable", "Applications that could not be reached.", |of| of.unreachable),
+        ("enftun_tunnel_service_resets", "Connections that were broken off.", |of| of.reset),
+        ("enftun_tunnel_service_too_slow", "Those of them whose application read too slowly.", |of| of.too_slow),
+        ("enftun_tunnel_service_receive_bytes", "Bytes that went to applications.", |of| of.rx_bytes),
+        ("enftun_tunnel_service_transmit_bytes", "Bytes that came from applications.", |of| of.tx_bytes),
+    ];
+    for (name, help, count) in families {
+        let mut family = Family::counter(name, help);
+        all().for_each(|(tunnel, service)| {
+            family.add(&[("tunnel", tunnel), ("service", &service.name)], count(&service.counters))
+        });
+        to.family(&family);
+    }
 }

@@ -21,6 +21,7 @@ mod plan;
 mod redact;
 mod reload;
 mod report;
+mod rotate;
 mod run;
 mod status;
 mod time;
@@ -36,6 +37,8 @@ use crate::error::{Class, Exit, chain};
 use crate::kernel::KernelError;
 use crate::paths::Paths;
 use crate::terminal::Colour;
+use crate::terminal::password::PasswordError;
+use crate::tunnel::aws::tokens::TokenError;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::collections::BTreeMap;
 use std::io;
@@ -76,6 +79,8 @@ enum Verb {
     Reconnect(change::Args),
     /// Has a tunnel blocked from boot until it is opened, or only while it is wanted; holds instead of what its file says.
     Lockdown(lockdown::Args),
+    /// Gives a tunnel of kind aws-iot other tokens, until others are configured.
+    Rotate(rotate::Args),
     /// Lists the trusted interface groups, and trusts interfaces or does not any more.
     Group(group::Args),
     /// Waits until a tunnel is in a state.
@@ -113,7 +118,8 @@ impl Verb {
     /// It may need a password.
     fn changes(&self) -> bool {
         match self {
-            Self::Connect(_) | Self::Disconnect(_) | Self::Reconnect(_) | Self::Lockdown(_) | Self::Reload => true,
+            Self::Connect(_) | Self::Disconnect(_) | Self::Reconnect(_) => true,
+            Self::Lockdown(_) | Self::Rotate(_) | Self::Reload => true,
             Self::Group(args) => args.changes(),
             _ => false,
         }
@@ -127,6 +133,7 @@ impl Verb {
             Self::Disconnect(args) => change::run(change::Change::Disconnect, args).await,
             Self::Reconnect(args) => change::run(change::Change::Reconnect, args).await,
             Self::Lockdown(args) => lockdown::run(args).await,
+            Self::Rotate(args) => rotate::run(args).await,
             Self::Group(args) => group::run(args).await,
             Self::Wait(args) => wait::run(args).await,
             Self::Monitor(args) => monitor::run(args).await,
@@ -249,6 +256,20 @@ pub enum CliError {
         "the system's journal is closed to you; become root, or have somebody add you to the group systemd-journal"
     )]
     JournalForbidden,
+    /// The tunnel is not opened with tokens.
+    #[error("{tunnel} is of kind {kind}, which has no tokens")]
+    NoTokens {
+        /// The tunnel.
+        tunnel: String,
+        /// Its kind.
+        kind: String,
+    },
+    /// What shall be tokens is none.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
+    /// Nothing was typed.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
     /// No identity was made.
     #[error(transparent)]
     Keygen(Box<keygen::KeygenError>),
@@ -270,6 +291,9 @@ impl CliError {
             Self::Kernel(error) => error.class(),
             Self::Keygen(error) => error.class(),
             Self::Refused(refusal) => refusal.class(),
+            Self::NoTokens { .. } => Class::Transient,
+            Self::Tokens(error) => error.class(),
+            Self::Password(error) => error.class(),
             Self::InForce(_) | Self::Output(_) | Self::Write { .. } | Self::Start(_) => Class::Environment,
             Self::LeftBehind { .. } | Self::SomethingLeft(_) | Self::Exists(_) => Class::Environment,
             Self::NoJournal | Self::JournalForbidden => Class::Environment,

@@ -37,7 +37,7 @@ struct Session<'a> {
     version: &'a str,
     cipher: &'a str,
     peer_subject: &'a str,
-    wire: &'static str,
+    wire: Option<&'static str>,
 }
 
 /// Runs the tunnel until SIGINT or SIGTERM.
@@ -120,21 +120,31 @@ fn line<'a>(change: &'a Transition, snapshot: &'a Snapshot) -> Line<'a> {
         error: change.error.as_ref().map(|failure| failure.text.as_str()),
         active_remote: now.and_then(|tunnel| tunnel.active_remote.as_deref()),
         addresses: now.map(|tunnel| tunnel.addresses.iter().map(ToString::to_string).collect()).unwrap_or_default(),
-        tls: now.and_then(|tunnel| tunnel.tls.as_ref()).map(session),
+        tls: now.and_then(|tunnel| Some(session(tunnel.tls.as_ref()?, tunnel.forwards.is_none()))),
     }
 }
 
-fn session(tls: &Tls) -> Session<'_> {
-    Session { version: &tls.version, cipher: &tls.cipher, peer_subject: &tls.peer_subject, wire: tls.wire.as_str() }
+/// `packets`: it carries them, and there are two wires for that.
+fn session(tls: &Tls, packets: bool) -> Session<'_> {
+    let wire = packets.then_some(tls.wire.as_str());
+    Session { version: &tls.version, cipher: &tls.cipher, peer_subject: &tls.peer_subject, wire }
 }
 
 fn text(change: &Transition, snapshot: &Snapshot) -> [Span; 4] {
     let Line { tunnel, new, reason, error, active_remote, addresses, .. } = line(change, snapshot);
     let detail = match (error, active_remote) {
         (Some(error), _) => format!(": {error}"),
+        (None, Some(remote)) if addresses.is_empty() => format!(" to {remote}{}", places(tunnel, snapshot)),
         (None, Some(remote)) => format!(" to {remote} as {}", addresses.join(", ")),
         (None, None) => format!(" ({reason})"),
     };
     let now = time::clock(time::now());
     [Span::new(Tone::Faint, now), format!("  {tunnel} ").into(), Span::state(new), detail.into()]
+}
+
+/// Where the services of a tunnel are, for a port may be left to chance.
+fn places(tunnel: &str, snapshot: &Snapshot) -> String {
+    let forwards = snapshot.tunnels.get(tunnel).and_then(|tunnel| tunnel.forwards.as_ref());
+    let services = forwards.into_iter().flat_map(|forwards| &forwards.places.services);
+    services.filter_map(|(name, place)| Some(format!(", {name} at {}", place.as_ref()?))).collect()
 }

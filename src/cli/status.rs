@@ -1,7 +1,9 @@
 //! `enftunctl status`: how the tunnels are, for people at a glance, for programs in full.
 
 use super::{CliError, output, time};
-use crate::dbus::client::{Client, DaemonInfo, FirewallInfo, Overview, StatisticsInfo, TunnelInfo, WarningInfo};
+use crate::dbus::client::{
+    Client, DaemonInfo, FirewallInfo, ForwardsInfo, Overview, ServiceInfo, StatisticsInfo, TunnelInfo, WarningInfo,
+};
 use crate::terminal::{Span, Tone};
 
 #[derive(Debug, clap::Args)]
@@ -61,6 +63,13 @@ fn warned(warning: &WarningInfo) -> Vec<Span> {
 }
 
 fn row(tunnel: &TunnelInfo, now: u64) -> [Span; 8] {
+    let (received, sent) = match &tunnel.forwards {
+        None => (tunnel.statistics.rx_bytes, tunnel.statistics.tx_bytes),
+        Some(_) => (
+            tunnel.services().map(|service| service.counters.rx_bytes).sum(),
+            tunnel.services().map(|service| service.counters.tx_bytes).sum(),
+        ),
+    };
     let or_dash = |text: String| Span::from(if text.is_empty() { "-".to_owned() } else { text });
     [
         tunnel.name.as_str().into(),
@@ -69,8 +78,8 @@ fn row(tunnel: &TunnelInfo, now: u64) -> [Span; 8] {
         tunnel.state_reason.as_str().into(),
         or_dash(tunnel.active_remote.clone().unwrap_or_default()),
         or_dash(tunnel.addresses.join(",")),
-        bytes(tunnel.statistics.rx_bytes).into(),
-        bytes(tunnel.statistics.tx_bytes).into(),
+        bytes(received).into(),
+        bytes(sent).into(),
     ]
 }
 
@@ -107,13 +116,20 @@ fn details(tunnel: &TunnelInfo, daemon: &DaemonInfo, now: u64) -> Vec<Vec<Span>>
     let judged = |code| of_tunnel.clone().find(|warning| warning.code == code).map_or(Tone::Plain, tone);
     if let Some(tls) = &tunnel.tls {
         line("TLS", format!("{}, {}", tls.version, tls.cipher).into());
-        line("wire", tls.wire.as_str().into());
-        let router = format!("{} (certificate until {})", tls.peer_subject, time::date(tls.peer_not_after));
-        line("router", Span::new(judged("router-certificate-expires"), router));
-        let own = format!("until {}", time::date(tls.local_not_after));
-        line("certificate", Span::new(judged("certificate-expires"), own));
+        line("wire", tls.wire.clone().unwrap_or_default().into());
+        let peer = format!("{} (certificate until {})", tls.peer_subject, time::date(tls.peer_not_after));
+        let label = if tunnel.forwards.is_some() { "service" } else { "router" };
+        line(label, Span::new(judged("router-certificate-expires"), peer));
+        let own = tls.local_not_after.map(|end| format!("until {}", time::date(end)));
+        line("certificate", Span::new(judged("certificate-expires"), own.unwrap_or_default()));
     }
-    counters(&tunnel.statistics, &mut |label, value| line(label, value.into()));
+    match &tunnel.forwards {
+        Some(forwards) => {
+            forwarded(forwards, now, &mut |label, value| line(label, value.into()));
+            liveness(&tunnel.statistics, &mut |label, value| line(label, value.into()));
+        }
+        None => counters(&tunnel.statistics, &mut |label, value| line(label, value.into())),
+    }
     if let Some(error) = &tunnel.last_error {
         line("last error", Span::new(Tone::Bad, format!("{} ({})", error.text, error.reason)));
     }
@@ -147,8 +163,8 @@ fn firewall(tunnel: &TunnelInfo, of_host: &FirewallInfo, now: u64) -> Span {
 
 fn interface(tunnel: &TunnelInfo) -> String {
     match (&tunnel.interface, tunnel.if_index) {
-        (Some(name), Some(index)) => format!("{name} (index {index}), MTU {}", tunnel.mtu),
-        (Some(name), None) => format!("{name} (not there), MTU {}", tunnel.mtu),
+        (Some(name), Some(index)) => format!("{name} (index {index}), MTU {}", tunnel.mtu.unwrap_or_default()),
+        (Some(name), None) => format!("{name} (not there), MTU {}", tunnel.mtu.unwrap_or_default()),
         (None, _) => String::new(),
     }
 }
@@ -159,11 +175,48 @@ fn counters(counters: &StatisticsInfo, line: &mut impl FnMut(&str, String)) {
     line("sent", of(counters.tx_bytes, counters.tx_packets, counters.tx_dropped));
     let drops: Vec<String> = counters.drop_reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     line("drops", drops.join(", "));
+    liveness(counters, line);
+}
+
+fn liveness(counters: &StatisticsInfo, line: &mut impl FnMut(&str, String)) {
     line("reconnects", counters.reconnects.to_string());
     if counters.heartbeat_rtt_usec > 0 {
         let (millis, rest) = (counters.heartbeat_rtt_usec / 1000, counters.heartbeat_rtt_usec % 1000 / 100);
         line("heartbeat", format!("{millis}.{rest} ms"));
     }
+}
+
+/// What a tunnel forwards: each service with where it is and what it counted, and then the connections.
+fn forwarded(forwards: &ForwardsInfo, now: u64, line: &mut impl FnMut(&str, String)) {
+    line("mode", forwards.mode.clone());
+    line("channel", forwards.channel_id.clone().unwrap_or_default());
+    for service in &forwards.services {
+        let of = &service.counters;
+        let so_far = format!("{} now, {} in all", of.active, of.connections);
+        let data = format!("{} to, {} from applications", bytes(of.rx_bytes), bytes(of.tx_bytes));
+        let troubles =
+            [(of.refused, "refused"), (of.unreachable, "unreachable"), (of.reset, "reset"), (of.too_slow, "too slow")];
+        let troubles = troubles.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("; {count} {what}"));
+        let troubles: String = troubles.collect();
+        line("forwards", format!("{}: {so_far}; {data}{troubles}", place(service, &forwards.mode)));
+    }
+    for one in &forwards.connections {
+        let data = format!("{} to, {} from it", bytes(one.rx_bytes), bytes(one.tx_bytes));
+        let since = time::relative(one.since, now);
+        line("connection", format!("{} with {}, begun {since}; {data}", one.service, one.peer));
+    }
+}
+
+fn place(service: &ServiceInfo, mode: &str) -> String {
+    let name = &service.name;
+    let from_here = if mode == "source" { "at" } else { "to" };
+    let place = match (&service.address, service.port.map(u16::try_from)) {
+        (Some(host), Some(Ok(port))) => format!("{from_here} {}", crate::config::authority(host, port)),
+        (Some(path), _) => format!("{from_here} {path}"),
+        (None, _) => "nowhere now".to_owned(),
+    };
+    // A tunnel without services has one without a name.
+    if name.is_empty() { place } else { format!("{name} {place}") }
 }
 
 /// `999 B`, `1.5 KiB`.
