@@ -90,7 +90,8 @@ pub fn build(view: &View, numbers: &mut Numbers) -> Vec<Entry> {
 fn tunnel_menu(view: &View, path: &str, first: i32) -> Vec<Entry> {
     let Some(tunnel) = view.tunnels.get(path) else { return Vec::new() };
     let mut ids = first + 8..first + EACH;
-    let facts = std::iter::once(&tunnel.remote).chain(&tunnel.addresses).chain(std::iter::once(&tunnel.error));
+    let own = tunnel.addresses.iter().chain(&tunnel.services);
+    let facts = std::iter::once(&tunnel.remote).chain(own).chain(std::iter::once(&tunnel.error));
     let mut entries: Vec<Entry> =
         facts.filter(|fact| !fact.is_empty()).zip(ids.by_ref()).map(|(fact, id)| text(id, short(fact))).collect();
     if !entries.is_empty() {

@@ -11,6 +11,7 @@ pub type Objects = HashMap<String, HashMap<String, Properties>>;
 pub const ROOT: &str = "/org/enftun/Enftun1";
 pub const MANAGER: &str = "org.enftun.Enftun1.Manager";
 pub const TUNNEL: &str = "org.enftun.Enftun1.Tunnel";
+pub const FORWARDS: &str = "org.enftun.Enftun1.Tunnel.Forwards";
 
 /// Everything that is shown.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +41,8 @@ pub struct Tunnel {
     pub error: String,
     pub remote: String,
     pub addresses: Vec<String>,
+    /// Where its services are, a line each, when it has some.
+    pub services: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -97,7 +100,7 @@ impl View {
         let none = Properties::new();
         let manager = objects.get(ROOT).and_then(|interfaces| interfaces.get(MANAGER)).unwrap_or(&none);
         let tunnel = |(path, interfaces): (&String, &HashMap<String, Properties>)| {
-            Some((path.clone(), Tunnel::of(interfaces.get(TUNNEL)?)))
+            Some((path.clone(), Tunnel::of(interfaces.get(TUNNEL)?, interfaces.get(FORWARDS).unwrap_or(&none))))
         };
         Self {
             absent: None,
@@ -158,7 +161,8 @@ impl View {
 }
 
 impl Tunnel {
-    fn of(properties: &Properties) -> Self {
+    fn of(properties: &Properties, forwards: &Properties) -> Self {
+        let services: Vec<(String, String, u32)> = get(forwards, "Services");
         Self {
             name: get(properties, "Name"),
             state: get(properties, "State"),
@@ -166,6 +170,7 @@ impl Tunnel {
             error: get::<(String, String)>(properties, "LastError").1,
             remote: get(properties, "ActiveRemote"),
             addresses: get(properties, "Addresses"),
+            services: services.iter().filter(|service| !service.1.is_empty()).map(place).collect(),
         }
     }
 
@@ -186,6 +191,15 @@ impl Warning {
     }
 }
 
+/// A service with its address and port, or its path.
+fn place((name, address, port): &(String, String, u32)) -> String {
+    match port {
+        0 => format!("{name}: {address}"),
+        port if address.contains(':') => format!("{name}: [{address}]:{port}"),
+        port => format!("{name}: {address}:{port}"),
+    }
+}
+
 fn capital(word: &str) -> String {
     let mut letters = word.chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
@@ -194,4 +208,24 @@ fn capital(word: &str) -> String {
 /// A property; empty when it is absent or of another type.
 fn get<T: Default + TryFrom<OwnedVariant>>(properties: &Properties, name: &str) -> T {
     properties.get(name).and_then(|value| T::try_from(value.clone()).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tunnel_without_an_interface_shows_where_its_services_are() {
+        let value = |value: zbus::Variant<'static>| OwnedVariant::try_from(value).unwrap();
+        let text = |text: &'static str| value(zbus::Variant::from(text));
+        let services = [("SSH", "127.0.0.1", 40123_u32), ("DB", "/run/db.sock", 0), ("V6", "::1", 1), ("OLD", "", 0)];
+        let forwards = Properties::from([("Services".to_owned(), value(zbus::Variant::from(services.to_vec())))]);
+        let tunnel = Properties::from([("Name".to_owned(), text("desk")), ("State".to_owned(), text("connected"))]);
+        let interfaces = HashMap::from([(TUNNEL.to_owned(), tunnel), (FORWARDS.to_owned(), forwards)]);
+        let objects = Objects::from([("/desk".to_owned(), interfaces)]);
+        let view = View::of(&objects, &HashMap::new());
+        let desk = &view.tunnels["/desk"];
+        assert_eq!(desk.line(), "desk: connected");
+        assert_eq!(desk.services, ["SSH: 127.0.0.1:40123", "DB: /run/db.sock", "V6: [::1]:1"]);
+    }
 }

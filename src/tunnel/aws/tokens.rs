@@ -12,13 +12,14 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::{env, fmt, fs};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -364,12 +365,17 @@ impl Kept {
     /// None: there is no such file.
     fn read_secret(&self, place: &str, path: &Path) -> Result<Option<Zeroizing<String>>, TokenError> {
         let failed = |source| TokenError::Read { place: place.to_owned(), source };
-        let file = match File::open(path) {
+        // A pipe would have nobody wait for anything else.
+        let file = match File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
-        if file.metadata().is_ok_and(|metadata| metadata.mode() & 0o004 != 0) {
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() {
+            return Err(failed(io::Error::other("it is no file")));
+        }
+        if metadata.mode() & 0o004 != 0 {
             log::warn!(
                 ENFTUN_TUNNEL = self.name.as_str();
                 "every user of this host may read {place}: chgrp {DAEMON_USER} {0} && chmod 640 {0}", path.display()

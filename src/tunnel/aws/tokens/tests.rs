@@ -193,6 +193,17 @@ fn nothing_is_used_that_cannot_be_kept() {
 }
 
 #[test]
+fn what_is_no_file_is_not_waited_for() {
+    let host = Host::new();
+    let path = host.directory.path().join("token");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(host.said().contains("it is no file"));
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(path).unwrap();
+    assert!(host.said().contains("it is no file"));
+}
+
+#[test]
 fn no_error_and_no_debug_text_shows_a_token() {
     let host = Host::with_token(&format!("{OLD} {NEW}\n{CLIENT}\n"));
     let long = "s3cret".repeat(2000);
