@@ -37,6 +37,19 @@ fn its_messages_are_those_that_the_reference_took() {
 }
 
 #[test]
+fn its_masks_are_those_of_the_standard() {
+    // RFC 6455, section 5.7.
+    assert_eq!(websocket::masked_frame(true, TEXT, b"Hello"), hex("81 85 37 fa 21 3d 7f 9f 4d 51 58"));
+    assert_eq!(websocket::frame(true, TEXT, b"Hello"), hex("81 05 48 65 6c 6c 6f"));
+    // At every length the key goes around.
+    for length in 0..40 {
+        let masked = websocket::masked_frame(true, BINARY, &vec![0; length]);
+        let key = [0x37, 0xfa, 0x21, 0x3d];
+        assert!(masked[6..].iter().zip(key.iter().cycle()).all(|(byte, key)| byte == key), "{length}");
+    }
+}
+
+#[test]
 fn a_request_is_looked_at_strictly() {
     let service = Service::start();
     let tunnel = service.tunnel(&["SSH"]);

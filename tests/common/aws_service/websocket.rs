@@ -111,7 +111,7 @@ pub fn mask(bytes: &mut [u8], key: [u8; 4]) {
         let masked = u64::from_ne_bytes((&*word).try_into().unwrap()) ^ wide;
         word.copy_from_slice(&masked.to_ne_bytes());
     }
-    for (byte, key) in words.into_remainder().iter_mut().zip(key) {
+    for (byte, key) in words.into_remainder().iter_mut().zip(key.into_iter().cycle()) {
         *byte ^= key;
     }
 }
