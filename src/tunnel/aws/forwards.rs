@@ -1,6 +1,7 @@
 //! What a tunnel forwards right now, for whoever looks: services and where they are, live connections, counters. It belongs
 //! to the tunnel and outlives its sessions. Looking never waits for the network.
 
+use super::engine::Ids;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,11 +20,15 @@ struct Live {
     channel_id: Option<String>,
     services: BTreeMap<String, Service>,
     next: u64,
+    /// As the last session left them.
+    ids: Ids,
 }
 
 #[derive(Debug, Default)]
 struct Service {
     place: Option<Place>,
+    /// Where it was listened for last.
+    before: Option<Place>,
     connections: BTreeMap<u64, Open>,
     counters: Arc<ServiceCounters>,
 }
@@ -137,7 +142,8 @@ impl Forwards {
         live.channel_id = channel_id;
         let mut before = std::mem::take(&mut live.services);
         for (name, place) in places {
-            let service = Service { place, ..before.remove(&name).unwrap_or_default() };
+            let known = before.remove(&name).unwrap_or_default();
+            let service = Service { before: place.clone().or(known.before), place, ..known };
             live.services.insert(name, service);
         }
         // Connections of a session that is on its way out find their counters still.
@@ -150,6 +156,21 @@ impl Forwards {
         let mut live = self.live();
         live.channel_id = None;
         live.services.values_mut().for_each(|service| service.place = None);
+    }
+
+    /// The port that a service was listened for at last: it is taken again where any will do.
+    pub(super) fn port_before(&self, service: &str) -> Option<u16> {
+        self.live().services.get(service)?.before.as_ref()?.port()
+    }
+
+    /// The ids of streams and connections that the last session left.
+    pub(super) fn ids(&self) -> Ids {
+        self.live().ids.clone()
+    }
+
+    /// Keeps the ids for the next session.
+    pub(super) fn keep_ids(&self, ids: Ids) {
+        self.live().ids = ids;
     }
 
     /// The counters of a service.
