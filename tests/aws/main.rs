@@ -5,4 +5,5 @@
 mod common;
 
 mod raw;
+mod schedules;
 mod service;

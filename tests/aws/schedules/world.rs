@@ -321,8 +321,8 @@ impl World {
     fn accept(&mut self, service: usize, kind: Kind) -> bool {
         let (now, service) = (self.now, self.plan.services[service].clone());
         let Some(session) = self.session(Mode::Source).filter(|session| session.serving) else { return false };
+        let accepted = session.engine.accept(&service, now);
         self.accepted += 1;
-        let accepted = self.session(Mode::Source).unwrap().engine.accept(&service, now);
         self.act(Mode::Source, false);
         match accepted {
             Ok(conn) => self.begin(Application::new(Mode::Source, service, conn, kind, now)),
