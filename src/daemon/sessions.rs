@@ -2,7 +2,7 @@
 //! flight. What they report goes to the state machine; where their packets may go, to the firewall.
 
 use super::Daemon;
-use super::credentials;
+use super::credentials::{self, kept_tokens};
 use super::supervised::Supervised;
 use crate::config::{self, Kind};
 use crate::error::Class;
@@ -11,6 +11,7 @@ use crate::logging::message;
 use crate::plan::Openings;
 use crate::state::health::Connectivity;
 use crate::state::{Again, Cause, Ended, Event, Failure, Link, Reason, SessionId, Successor};
+use crate::tunnel::aws::{session as aws_session, tokens};
 use crate::tunnel::enf::session::{self, Spec};
 use crate::tunnel::{Reporter, Session, SessionEvent};
 use std::net::Ipv6Addr;
@@ -219,7 +220,7 @@ impl Daemon {
         let kind = self.tunnels.get(name)?.config.kind.clone();
         let started = match kind {
             Kind::Enf(enf) => self.start_enf(name, id, enf),
-            Kind::Aws(_) => None,
+            Kind::Aws(aws) => self.start_aws(name, id, aws),
         };
         match started? {
             Ok(session) => {
@@ -263,6 +264,22 @@ impl Daemon {
             probe_url: self.probe_url.clone(),
             refused: tunnel.state.refused_in_silence().cloned(),
             reporter: Reporter::new(name, id, self.reports.clone()),
+        })))
+    }
+
+    fn start_aws(&mut self, name: &str, id: SessionId, aws: Box<config::Aws>) -> Option<Result<Session, Failure>> {
+        let tunnel = self.tunnels.get_mut(name)?;
+        Some(Ok(aws_session::start(aws_session::Spec {
+            id,
+            aws: Arc::from(aws),
+            tokens: tokens::Source::Kept(kept_tokens(&tunnel.config, &self.paths.state)),
+            forwards: tunnel.forwards.clone(),
+            counters: tunnel.counters.clone(),
+            last_addresses: self.addresses.of(&tunnel.config.remote),
+            probe_url: self.probe_url.clone(),
+            probe: Arc::default(),
+            reporter: Reporter::new(name, id, self.reports.clone()),
+            tunnel: tunnel.config.clone(),
         })))
     }
 

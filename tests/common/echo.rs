@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Where the service listens, UDP and TCP.
-const PORT: u16 = 7;
+pub const PORT: u16 = 7;
 /// How often the probe asks.
 pub const EVERY: Duration = Duration::from_millis(5);
 /// So long nothing says that a thread should end.
