@@ -20,7 +20,7 @@ pub enum Class {
     Bug,
 }
 
-/// The exit codes of all three programs (stable; scripts rely on them).
+/// The exit codes of all programs (stable; scripts rely on them).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
@@ -38,6 +38,8 @@ pub enum Exit {
     NotFound = 5,
     /// The wait ended before the state was reached.
     TimedOut = 6,
+    /// A service cannot be listened for at this end.
+    CannotListen = 7,
     /// A configuration file has errors (`EX_CONFIG`).
     Configuration = 78,
 }

@@ -14,6 +14,7 @@
 //! | [`dbus`] | bus objects and client proxies; the only user of zbus |
 //! | [`cli`] | `enftunctl`, one file a verb |
 //! | [`router`] | the far end |
+//! | [`localproxy`] | `enftun-localproxy`: kind `aws-iot` as a command of its own |
 //! | [`metrics`] | OpenMetrics text |
 //! | [`terminal`] | colour and tables for people |
 //! | [`privileges`], [`logging`], [`paths`], [`files`], [`error`], [`sys`] | what all share; `sys` is the only unsafe code |
@@ -42,6 +43,7 @@ pub mod error;
 pub mod files;
 pub mod identity;
 pub mod kernel;
+pub mod localproxy;
 pub mod logging;
 pub mod metrics;
 pub mod paths;

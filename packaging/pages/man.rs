@@ -7,8 +7,9 @@ use roff::{Inline, Roff, bold, italic, roman};
 use std::iter;
 
 /// Name, section and text.
-const PAGES: [(&str, &str, &str); 7] = [
+const PAGES: [(&str, &str, &str); 8] = [
     ("enftun-applet", "1", include_str!("enftun-applet.1")),
+    ("enftun-localproxy", "1", include_str!("enftun-localproxy.1")),
     ("enftunctl", "1", include_str!("enftunctl.1")),
     ("enftun.toml", "5", include_str!("enftun.toml.5")),
     ("enftun-router.toml", "5", include_str!("enftun-router.toml.5")),
@@ -18,11 +19,12 @@ const PAGES: [(&str, &str, &str); 7] = [
 ];
 
 /// The programs that have a command line, by name.
-pub fn programs() -> [(&'static str, Command); 3] {
+pub fn programs() -> [(&'static str, Command); 4] {
     [
         ("enftunctl", enftun::cli::command()),
         ("enftund", enftun::daemon::arguments::command()),
         ("enftun-router", enftun::router::cli::command()),
+        ("enftun-localproxy", enftun::localproxy::command()),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! `enftunctl import FILE`: the C client's configuration as ours. Works without the daemon; writes no file that it was not
+//! `enftunctl import FILE`: the C client's configuration, or the port mapping files of AWS's local proxy, as ours. Works without the daemon; writes no file that it was not
 //! told to, and replaces none without `--force`.
 
 use super::{CliError, args, output};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The C client's file, such as /etc/enftun/enf0.conf.
+    /// The C client's file, such as /etc/enftun/enf0.conf; or a port mapping file of AWS's local proxy, or a directory of them.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Writes the tunnel file there instead of printing it; its name gives the tunnel its name.

@@ -105,7 +105,8 @@ enum Verb {
     Clear(args::Clear),
     /// Checks configuration files, without the daemon.
     Check(check::Args),
-    /// Makes a tunnel file of what the C client's file says, and tells what has no counterpart. Works without the daemon.
+    /// Makes a tunnel file of what the C client's file says, or the port mapping files of AWS's local proxy, and tells what has no
+    /// counterpart. Works without the daemon.
     Import(import::Args),
     /// Makes a new key and certificate of a tunnel: has a router's interface give the address, or without one. Works without the
     /// daemon.

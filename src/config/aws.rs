@@ -300,7 +300,7 @@ fn services(mode: Option<Mode>, section: &mut Section<'_>) -> Services {
 }
 
 /// What the service takes for the name of a service.
-fn service_name(name: &str) -> Result<(), Complaint> {
+pub(super) fn service_name(name: &str) -> Result<(), Complaint> {
     let can_be = (1..=128).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte));
     if can_be {

@@ -1,8 +1,10 @@
-//! From the C client's file to ours. What is written does what the old file did when the C client read it, defaults and
-//! ignored settings included; whatever was meant otherwise, has no counterpart or is out of our range is told with its
-//! place in the old file. The table in `docs/import.md` is this file in words.
+//! From the C client's file to ours; and from the port mapping files of AWS's local proxy, which have a file of their own
+//! below. What is written does what the old file did when the C client read it, defaults and ignored settings included;
+//! whatever was meant otherwise, has no counterpart or is out of our range is told with its place in the old file. The table
+//! in `docs/import.md` is this file in words.
 
 mod libconfig;
+mod mappings;
 mod tpm;
 mod translation;
 
@@ -27,9 +29,14 @@ pub struct Imported {
     pub findings: Vec<Finding>,
 }
 
-/// Reads the C client's `file`. What it includes is looked for beside it.
+/// Reads the C client's `file`; what it includes is looked for beside it. Or port mapping files of AWS's local proxy: one, or a
+/// directory of them.
 pub fn import(file: &Path) -> Imported {
+    if file.is_dir() {
+        return mappings::import(file);
+    }
     match read_text(file) {
+        Ok(text) if super::mappings::is_mappings(&text) => mappings::import(file),
         Ok(text) => import_text(file, &text, &read_text),
         Err(finding) => Imported { toml: None, findings: vec![finding] },
     }

@@ -9,6 +9,7 @@ mod findings;
 mod host;
 mod import;
 mod load;
+pub mod mappings;
 mod proxy;
 mod reader;
 mod router;
@@ -86,6 +87,19 @@ pub fn parse_wanted(text: &str) -> Result<Wanted, String> {
 /// A user who enrols, as `enrol.user` writes it.
 pub fn parse_user(text: &str) -> Result<String, String> {
     values::user(text).map_err(one_line)
+}
+
+/// A name or an address, without brackets, and the port if one is written: `host`, `host:port`, `[::1]:port`, `::1`.
+pub fn parse_endpoint(text: &str) -> Result<(String, Option<u16>), String> {
+    match values::endpoint(text).map_err(one_line)? {
+        values::Endpoint::Tcp(host, port) => Ok((host, port)),
+        values::Endpoint::Vsock { .. } => Err("is a vsock address, and only a host and a port belong here".to_owned()),
+    }
+}
+
+/// `http://[user:password@]host:port`, `https://…` or `socks5://…`. `None` is `direct`. What is wrong is told without any of it.
+pub fn parse_web_proxy(text: &str) -> Result<Option<Proxy>, String> {
+    proxy::web_proxy(text).map_err(one_line)
 }
 
 fn one_line(complaint: values::Complaint) -> String {

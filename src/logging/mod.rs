@@ -74,6 +74,12 @@ impl Log for Logger {
         if record.target().starts_with("tss_esapi") && log::max_level() < LevelFilter::Debug {
             return;
         }
+        // And the WebSocket's logs each message, with all that is in it, and every look at its socket.
+        if ["tungstenite", "tokio_tungstenite"].iter().any(|library| record.target().starts_with(library))
+            && record.level() > log::Level::Info
+        {
+            return;
+        }
         match &self.journal {
             Some(journal) if self.to_journal.load(Relaxed) => journal.log(record),
             _ => self.console.log(record),

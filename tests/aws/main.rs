@@ -4,6 +4,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod localproxy;
+mod localproxy_options;
+mod process;
 mod raw;
 mod schedules;
 mod service;

@@ -105,7 +105,7 @@ fn without_files_of_the_user_a_purge_leaves_nothing() {
 #[test]
 fn lintian_has_nothing_to_say() {
     let version = packages(None);
-    for package in ["enftun", "enftun-router", "enftun-applet"] {
+    for package in ["enftun", "enftun-router", "enftun-applet", "enftun-localproxy"] {
         let file = cache().join("packages").join(format!("{package}_{version}_amd64.deb"));
         let output = Command::new("lintian").args(["--allow-root", "--fail-on", "error,warning"]).arg(file).output();
         let output = output.expect("lintian is installed");

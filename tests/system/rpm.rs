@@ -19,7 +19,7 @@ fn said(program: &str, arguments: &[&str]) -> String {
 fn an_rpm_holds_what_the_deb_holds() {
     let version = packages(None);
     let file = |name: String| cache().join("packages").join(name).to_str().unwrap().to_owned();
-    for package in ["enftun", "enftun-router", "enftun-applet"] {
+    for package in ["enftun", "enftun-router", "enftun-applet", "enftun-localproxy"] {
         let deb = file(format!("{package}_{version}_amd64.deb"));
         let rpm = file(format!("{package}-{version}-1.x86_64.rpm"));
         let digests = said("rpm", &["-K", &rpm]);

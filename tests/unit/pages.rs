@@ -33,7 +33,7 @@ fn tags(plain: &str) -> Vec<&str> {
 #[test]
 fn every_verb_and_every_option_is_in_the_page_of_its_program() {
     for (name, mut command) in man::programs() {
-        let section = if name == "enftunctl" { 1 } else { 8 };
+        let section = if ["enftunctl", "enftun-localproxy"].contains(&name) { 1 } else { 8 };
         let (_, plain) = page(&format!("{name}.{section}"));
         let mut checked = 0;
         for (verb, command) in verbs::of(&command) {
@@ -196,7 +196,7 @@ fn our_commands_in_the_examples_are_commands_that_we_take() {
             }
         }
     }
-    assert!(seen.contains("enftunctl") && seen.contains("enftun-router"), "{seen:?}");
+    assert!(["enftunctl", "enftun-router", "enftun-localproxy"].iter().all(|name| seen.contains(name)), "{seen:?}");
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn the_programs_that_show_manual_pages_have_nothing_to_complain_of() {
     let test = "the_programs_that_show_manual_pages_have_nothing_to_complain_of";
     let dir = written(man::pages());
     let files = || man::pages().into_iter().map(|(name, _)| dir.path().join(name));
-    assert_eq!(files().count(), 7);
+    assert_eq!(files().count(), 8);
     if has("mandoc") {
         files()
             .for_each(|file| silent(process::Command::new("mandoc").args(["-T", "lint", "-W", "warning"]).arg(file)));
@@ -281,7 +281,7 @@ fn the_programs_that_show_manual_pages_have_nothing_to_complain_of() {
 fn each_shell_reads_its_completions() {
     let dir = written(completions::scripts());
     let names: BTreeSet<String> = completions::scripts().into_iter().map(|(name, _)| name).collect();
-    assert_eq!(names.len(), 9);
+    assert_eq!(names.len(), 12);
     for (shell, of_shell) in [("bash", ".bash"), ("zsh", "_"), ("fish", ".fish")] {
         if !has(shell) {
             skip("each_shell_reads_its_completions", &format!("{shell} is not installed"));
