@@ -43,15 +43,16 @@ impl Default for Kind {
 }
 
 impl Kind {
-    pub fn draw(chance: &mut Seeded, unruly: bool) -> Self {
-        let most = chance.one_of(&[1, 50, 50, 2000, 2000, 20_000, 60_000]);
+    /// `tiny`: what it sends comes byte by byte.
+    pub fn draw(chance: &mut Seeded, unruly: bool, tiny: bool) -> Self {
+        let most = chance.one_of(if tiny { &[1, 50, 300, 1000] } else { &[1, 50, 50, 2000, 2000, 20_000, 60_000] });
         let mut kind = Self { planned: chance.below(most) as usize, ..Self::default() };
         kind.then = chance.one_of(&[Then::Eof, Then::Close, Then::Wait]);
         if unruly {
             match chance.below(6) {
                 0 => kind.takes = 1 + chance.below(200) as usize,
                 1 => kind.each = Duration::from_millis(chance.below(300)),
-                2 => kind.each = Duration::from_secs(5),
+                2 if !tiny => kind.each = Duration::from_secs(5),
                 3 => kind.breaks = Some(chance.below(kind.planned as u64 + 1) as usize),
                 _ => {}
             }

@@ -8,6 +8,7 @@
 
 mod application;
 mod relay;
+mod verdict;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::Why;
 use crate::state::Moment;
 
 /// For so many bytes of the queue one piece of data may wait there, since a piece costs memory however short it is.
@@ -24,6 +25,8 @@ pub(super) struct Connection {
     pub dialling: Option<Dialling>,
     /// Came and not taken by the application.
     pub waiting: Waiting,
+    /// Why its socket is broken off, once the application has taken what waits; none: it is closed.
+    pub broken: Option<Why>,
     /// The application has more waiting than it may, since then.
     pub behind: bool,
     /// How long it has kept others waiting, as of `settled`.
@@ -64,6 +67,7 @@ impl Connection {
             wire: Wire::Open,
             dialling,
             waiting: Waiting::default(),
+            broken: None,
             behind: false,
             spent: Duration::ZERO,
             settled: now,

@@ -189,11 +189,13 @@ impl Engine {
     }
 
     /// The other end, or we towards it, are done with this connection: once the application has what has come for it, its
-    /// socket is closed.
+    /// socket is closed, or broken off.
     fn finish(&mut self, conn: Conn, now: Moment) {
         self.leave(conn, now);
-        if self.conns.get(&conn).is_some_and(|connection| connection.waiting.is_empty()) && self.forget(conn, now) {
-            self.actions.push_back(Action::Finish { conn });
+        let Some(connection) = self.conns.get(&conn).filter(|connection| connection.waiting.is_empty()) else { return };
+        let action = connection.broken.map_or(Action::Finish { conn }, |why| Action::Abort { conn, why });
+        if self.forget(conn, now) {
+            self.actions.push_back(action);
         }
     }
 

@@ -87,18 +87,17 @@ impl Engine {
         }
     }
 
-    /// Ends the current stream. From an old peer that is how a connection ends, which has all that came before; in a stream
-    /// of many it is a failure. A connection id in it means nothing.
+    /// Ends the current stream, after all that came before. From an old peer that is how a connection ends; in a stream of
+    /// many it is a failure, which the applications shall see. A connection id in it means nothing.
     fn stream_reset(&mut self, message: &Message, now: Moment) {
         let Some(at) = self.service_of(&message.service_id) else { return };
         let Some(service) = self.services.get_mut(at) else { return };
         let Some(stream) = service.stream.take_if(|stream| stream.id == message.stream_id) else { return };
         for conn in service.open() {
-            if stream.single {
-                self.finish(conn, now);
-            } else {
-                self.abort(conn, Why::Reset, now);
+            if let Some(connection) = self.conns.get_mut(&conn).filter(|_| !stream.single) {
+                connection.broken = Some(Why::Reset);
             }
+            self.finish(conn, now);
         }
     }
 

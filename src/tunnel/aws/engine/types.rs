@@ -45,7 +45,7 @@ pub enum Action {
         /// Not empty.
         data: Bytes,
     },
-    /// Everything was delivered and taken, and no more comes: close the socket.
+    /// Everything was delivered and taken, and no more comes: close the socket, so that the application sees its end.
     Finish {
         /// Which; it is gone for the engine.
         conn: Conn,

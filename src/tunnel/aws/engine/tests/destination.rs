@@ -120,11 +120,17 @@ fn a_connection_id_that_is_used_twice_ends_both() {
 #[test]
 fn resets_of_streams_and_of_the_session_act_at_once() {
     let mut end = busy();
-    end.on_data(1, "SSH", 1, b"lost");
+    end.on_data(1, "SSH", 1, b"before");
     assert!(end.on(Type::StreamReset, 2, "SSH", 0).is_empty());
-    assert_eq!(end.on(Type::StreamReset, 1, "SSH", 1), ["abort #1 Reset", "abort #2 Reset"]);
+    assert_eq!(end.on(Type::StreamReset, 1, "SSH", 1), ["abort #2 Reset"]);
     assert!(end.on(Type::StreamReset, 1, "SSH", 0).is_empty());
+    assert_eq!(
+        end.written(Conn(1), 6),
+        ["abort #1 Reset"],
+        "what came before is delivered, and then it is no good end"
+    );
     let mut end = busy();
+    end.on_data(1, "SSH", 1, b"lost");
     assert_eq!(end.on(Type::SessionReset, 0, "", 0), ["abort #1 Reset", "abort #2 Reset"]);
     // Idle, and all goes on.
     assert!(end.on(Type::SessionReset, 0, "", 0).is_empty());
