@@ -27,6 +27,7 @@ impl Pump<'_> {
     /// The tunnel has these services.
     pub(super) fn serve(&mut self, tunnel: &[String]) -> Result<(), Ended> {
         let aws = self.spec.aws.clone();
+        self.served = true;
         self.applications = services::judge(&aws, tunnel).map_err(Ended::of)?;
         let ours: Vec<String> = self.applications.keys().cloned().collect();
         log::debug!(ENFTUN_TUNNEL = self.spec.tunnel.name.as_str(); "the tunnel has the services {ours:?}");

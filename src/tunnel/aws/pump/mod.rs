@@ -58,6 +58,8 @@ pub(super) struct Pump<'a> {
     /// Until it is told, once everything is in place.
     link: Option<Link>,
     ready: bool,
+    /// The tunnel has said which services it has.
+    served: bool,
     remote: String,
     /// What moments count from.
     since: Instant,
@@ -110,6 +112,7 @@ impl<'a> Pump<'a> {
             remote: link.remote.clone(),
             link: Some(link),
             ready: false,
+            served: false,
             since: Instant::now(),
             heart: Heart::new(remote.heartbeat_period, remote.heartbeat_timeout, Moment::ZERO),
             outgoing: VecDeque::new(),

@@ -151,10 +151,18 @@ impl Pump<'_> {
             let what = format!("did not answer a ping within {limit:?}, and sends nothing else");
             return Err(self.failed(Reason::HeartbeatTimeout, &what));
         }
+        let limit = self.spec.tunnel.remote.connect_timeout;
+        let services = (!self.served).then_some(limit);
+        if services.is_some_and(|limit| limit <= now) {
+            let what = format!("agreed, and did not say within {limit:?} which services the tunnel has");
+            return Err(self.failed(Reason::Timeout, &what));
+        }
         // While it is blocked a ping waits for the kernel, not for the time.
         let ping = self.heart.next().filter(|_| !self.blocked);
         busy |= ping.is_some_and(|ping| ping <= now);
-        let Some(due) = [self.engine.due(), deadline, ping].into_iter().flatten().min() else { return Ok(busy) };
+        let Some(due) = [self.engine.due(), deadline, ping, services].into_iter().flatten().min() else {
+            return Ok(busy);
+        };
         let at = self.since + due;
         if self.alarm.deadline() != at {
             self.alarm.as_mut().reset(at);
