@@ -5,7 +5,7 @@ use crate::common::bus::{PrivateBus, no_other_uid, own_uid, stderr, stdout};
 use crate::common::polkit::Polkit;
 use crate::common::{skip, wait_for};
 use crate::listener::{Listener, Signal};
-use crate::simulation::{LOG_LEVEL, Simulation, time};
+use crate::simulation::{LOG_LEVEL, Simulation, failure, time};
 use enftun::daemon::{Refusal, Request};
 use enftun::dbus::{self, Bus};
 use enftun::state::{Phase, Reason};
@@ -431,7 +431,26 @@ async fn status_shows_what_is_forwarded_and_leaves_out_what_there_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tunnels_of_both_kinds_have_statistics() {
-    let Some((bus, _daemon, _served)) = world("tunnels_of_both_kinds_have_statistics").await else { return };
+async fn every_other_verb_takes_such_a_tunnel_as_any() {
+    let Some((bus, daemon, _served)) = world("every_other_verb_takes_such_a_tunnel_as_any").await else { return };
     assert_eq!(stdout(bus.busctl(&["get-property", NAME, DESK, STATISTICS, "Reconnects"])), "u 0\n");
+    daemon.fail("desk", Phase::Error, failure(Reason::TokenRejected, "the service refuses the access token"));
+    bus.shows("desk", "StateReason", "s \"token-rejected\"");
+    let refused = stdout(ctl(&bus, &["status", "desk"]));
+    assert!(refused.contains("last error:    the service refuses the access token (token-rejected)"), "{refused}");
+    let mut monitor = bus.command(CTL).args(["monitor"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(monitor.stdout.take().unwrap()).lines();
+    assert!(told.next().unwrap().unwrap().contains("enftund is running"));
+    daemon.forwarding("desk");
+    assert!(told.next().unwrap().unwrap().contains("desk"));
+    monitor.kill().unwrap();
+    monitor.wait().unwrap();
+    assert_eq!(stdout(ctl(&bus, &["wait", "desk", "connected"])), "");
+    let directory = tempfile::tempdir().unwrap();
+    let report = stdout(ctl(&bus, &["report", "--config-dir", directory.path().to_str().unwrap()]));
+    assert!(report.contains("== plan of desk") && report.contains("\"address\": \"/run/db.sock\""), "{report}");
+    for verb in ["reconnect", "disconnect"] {
+        assert_eq!(stdout(ctl(&bus, &[verb, "desk"])), "", "{verb}");
+    }
+    assert_eq!(stdout(ctl(&bus, &["lockdown", "desk", "on"])).lines().count(), 1);
 }

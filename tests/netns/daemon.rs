@@ -15,6 +15,7 @@ mod portal;
 #[cfg(feature = "enrol")]
 mod provisioning;
 mod renewal;
+mod tokens;
 #[cfg(feature = "tpm")]
 mod tpm;
 
