@@ -148,9 +148,9 @@ fn blocking(tunnel: &TunnelInfo) -> String {
     format!("{text} (lockdown: {})", tunnel.lockdown)
 }
 
-/// Nothing where there shall be none: `lockdown` is off, or what belongs in the tunnel may go as without it.
+/// Nothing where there shall be none: `lockdown` is off, nothing belongs in the tunnel, or what belongs in the tunnel may go as without it.
 fn firewall(tunnel: &TunnelInfo, of_host: &FirewallInfo, now: u64) -> Span {
-    let open = tunnel.state == "disconnected" && !tunnel.blocking;
+    let open = tunnel.routes.is_empty() || tunnel.state == "disconnected" && !tunnel.blocking;
     match of_host.last_verified {
         _ if open || tunnel.lockdown == "off" => Span::default(),
         Some(seen) if of_host.in_force => format!("in force, looked at {}", time::relative(seen, now)).into(),

@@ -2,6 +2,7 @@
 //! knows for what changes with time; the rest stands here.
 
 use super::Daemon;
+use super::supervised::Supervised;
 use crate::config::Severity;
 use crate::kernel;
 use crate::logging::message;
@@ -12,7 +13,7 @@ impl Daemon {
     /// Every warning there is, the gravest first.
     pub(super) fn warnings(&self) -> Vec<Warning> {
         let mut warnings = self.of_kept();
-        let promised = self.tunnels.values().any(|tunnel| tunnel.applied.policy.is_some());
+        let promised = self.tunnels.values().any(Supervised::is_promised);
         if promised && !self.kernel.firewall().in_force {
             let text = "the firewall is not in force, and only routing blocks; `enftunctl status` shows what failed";
             warnings.push(Warning::new(Code::FirewallNotInForce, Severity::Error, text));

@@ -127,8 +127,16 @@ impl Supervised {
         self.in_force != Wanted::Open || self.applied != self.applied.scope.empty()
     }
 
+    /// The firewall shall hold what belongs in it.
+    pub fn is_promised(&self) -> bool {
+        self.applied.policy.is_some() && !self.applied.scope.prefixes.is_empty()
+    }
+
     /// The firewall holds more than routing can, and all of it even without routing. Where it is promised, its word counts.
     fn blocking(&self, firewall_in_force: bool) -> bool {
+        if self.applied.scope.prefixes.is_empty() {
+            return false;
+        }
         match self.applied.policy {
             Some(_) => firewall_in_force,
             None => self.in_force != Wanted::Open,

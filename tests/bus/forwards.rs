@@ -413,7 +413,9 @@ async fn status_shows_what_is_forwarded_and_leaves_out_what_there_is_not() {
     ] {
         assert!(text.contains(expected), "{expected:?} in\n{text}");
     }
-    for absent in ["interface:", "addresses:", "routes:", "wire:", "router:", "packets", "drops", "\n  certificate:"] {
+    for absent in
+        ["firewall:", "interface:", "addresses:", "routes:", "wire:", "router:", "packets", "drops", "\n  certificate:"]
+    {
         assert!(!text.contains(absent), "{absent} in\n{text}");
     }
     let table = stdout(ctl(&bus, &["status"]));
