@@ -54,7 +54,9 @@ impl Service {
         let directory = tempfile::tempdir().unwrap();
         let ca = Ca::v3("A throw-away CA for tests");
         ca.write(directory.path(), "ca");
-        let identity = ca.sign_v3(Leaf::new("localhost").dns("localhost").ip("127.0.0.1").ip(&address.ip().to_string()).server_only());
+        let identity = ca.sign_v3(
+            Leaf::new("localhost").dns("localhost").ip("127.0.0.1").ip(&address.ip().to_string()).server_only(),
+        );
         let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
