@@ -4,9 +4,20 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod apps;
+mod carry;
+mod halves;
+mod handshake;
 mod localproxy;
 mod localproxy_options;
+mod lost;
+mod ours;
 mod process;
+mod processes;
+mod proxies;
 mod raw;
 mod schedules;
 mod service;
+mod slow;
+mod streams;
+mod targets;

@@ -177,7 +177,9 @@ impl Drop for Service {
         self.runtime.take().unwrap().shutdown_timeout(std::time::Duration::from_secs(5));
         let state = self.shared.lock();
         let broken: Vec<&String> = state.tunnels.iter().flat_map(|tunnel| &tunnel.violations).collect();
-        if !broken.is_empty() && !std::thread::panicking() {
+        if std::thread::panicking() {
+            eprintln!("what the service saw:\n{}", state.story());
+        } else if !broken.is_empty() {
             panic!("rules of the protocol were broken: {broken:#?}\n{}", state.story());
         }
     }
@@ -365,6 +367,15 @@ impl End<'_> {
         let out = self.out();
         self.tunnel.with(|tunnel| tunnel.injected(self.mode, message));
         let _ = out.blocking_send(Out::Frame(message.frame()));
+    }
+
+    /// Waits until it has read everything that it was sent: until it answers a ping.
+    #[track_caller]
+    pub fn settle(&self) {
+        let payload = self.tunnel.shared.with(|state| state.unique("settle-"));
+        self.send_raw(true, websocket::PING, payload.as_bytes());
+        let what = format!("an answer of the {}", self.mode.as_str());
+        self.tunnel.wait(&what, |tunnel| tunnel.end(self.mode).pongs.iter().any(|pong| *pong == payload).then_some(()));
     }
 
     /// Tells it the services of the tunnel, now.
