@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Output, Stdio};
 
 mod api;
+mod forwards;
 mod portal;
 #[cfg(feature = "enrol")]
 mod provisioning;

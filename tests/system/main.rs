@@ -20,6 +20,7 @@ mod activation;
 mod boot;
 mod enrolment;
 mod figures;
+mod forwards;
 mod journal;
 mod life;
 mod neighbours;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use enftun::config::{
-    self, Application, Enf, Finding, Host, Kind, Limits, Lockdown, Place, Services, Severity, Source, Tpm, Tunnel,
+    self, Application, Enf, Finding, Host, Limits, Lockdown, Place, Services, Severity, Source, Tpm, Tunnel,
 };
 use proptest::prelude::*;
 
@@ -391,7 +391,7 @@ fn what_the_device_example_leaves_out_as_a_comment_is_the_default() {
         .collect();
     assert_ne!(text, uncommented);
     let mut full = sound(&uncommented);
-    let Kind::Enf(enf) = &mut full.kind else { unreachable!() };
+    let config::Kind::Enf(enf) = &mut full.kind else { unreachable!() };
     assert!(enf.dns.take().unwrap().is_default(), "name servers have no default, their domains do");
     assert_eq!(full, sound(&text));
 }
