@@ -99,6 +99,9 @@ pub enum LocalproxyError {
     /// A session ended for good.
     #[error("{}", .0.text)]
     Ended(Failure),
+    /// The token was good once.
+    #[error("the session was lost, and without a client token the access token is good for one: {}", .0.text)]
+    Spent(Failure),
     /// It was tried often enough.
     #[error("gave up after {attempts} attempt{}: {}", if *.attempts == 1 { "" } else { "s" }, .failure.text)]
     GivenUp {
@@ -125,6 +128,7 @@ impl LocalproxyError {
                 (_, Class::Configuration) => Exit::Configuration,
                 _ => Exit::Failure,
             },
+            Self::Spent(_) => Exit::NotAuthorised,
             Self::GivenUp { .. } | Self::Start(_) => Exit::Failure,
         }
     }

@@ -96,12 +96,15 @@ impl Proxy {
     }
 
     async fn run(mut self) -> Result<(), LocalproxyError> {
+        // Some session was there with these tokens.
+        let mut carried = false;
         for id in 1.. {
             let (ended, lived) = match self.session(id).await {
                 Over::Ended(ended, lived) => (ended, lived),
                 Over::Told => break,
                 Over::Renewed => {
                     self.attempts.reset();
+                    carried = false;
                     continue;
                 }
             };
@@ -111,8 +114,14 @@ impl Proxy {
                 break;
             }
             if self.is_final(failure, lived.is_some()) {
-                return Err(LocalproxyError::Ended(ended.failure));
+                let spent = failure.reason == Reason::TokenRejected && carried && self.plan.tokens.client().is_none();
+                return Err(if spent {
+                    LocalproxyError::Spent(ended.failure)
+                } else {
+                    LocalproxyError::Ended(ended.failure)
+                });
             }
+            carried |= lived.is_some();
             let Some(delay) = self.attempts.next(&ended, lived, fastrand::f64()) else {
                 return Err(LocalproxyError::GivenUp { attempts: self.attempts.failures, failure: ended.failure });
             };

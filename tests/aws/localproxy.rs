@@ -453,6 +453,57 @@ fn a_lost_session_is_followed_by_another_with_the_same_tokens() {
 }
 
 #[test]
+fn without_a_client_token_a_lost_session_is_the_last_and_that_is_said() {
+    let (service, directory) = (Service::start(), tempfile::tempdir().unwrap());
+    let tunnel = service.tunnel(&["SSH"]);
+    let json = settings(&directory, r#"{ "websocket": { "retry_delay_ms": 50 } }"#);
+    let mut command = of(&service, &tunnel, Mode::Source, &["-v", "5", "-m", "src", "--settings-json", &json]);
+    let mut source = Localproxy::start(command.env_remove("AWSIOT_TUNNEL_CLIENT_TOKEN"));
+    tunnel.source().wait_for_session(1);
+    source.wait_for_line(&["debug", "ready; "]);
+    tunnel.source().abort();
+    let (code, said) = source.wait();
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("without a client token the access token is good for one"), "{said}");
+    keeps_quiet(&said, &tunnel);
+}
+
+#[test]
+fn what_is_no_message_of_the_protocol_ends_it_only_where_the_settings_say_so() {
+    for (setting, ends) in [("true", false), ("false", true)] {
+        let (service, directory) = (Service::start(), tempfile::tempdir().unwrap());
+        let tunnel = service.tunnel(&["SSH"]);
+        let text = format!(r#"{{ "websocket": {{ "retry_delay_ms": 50, "reconnect_on_data_error": {setting} }} }}"#);
+        let arguments = ["-v", "5", "-m", "src", "--settings-json", &settings(&directory, &text)];
+        let mut source = Localproxy::source(&service, &tunnel, &arguments);
+        tunnel.source().wait_for_session(1);
+        source.wait_for_line(&["debug", "ready; "]);
+        tunnel.source().send_bytes(&[0, 2, 0xff, 0xff]);
+        if ends {
+            let (code, said) = source.wait();
+            assert_eq!((code, service.handshakes().len()), (Some(1), 1), "{said}");
+        } else {
+            tunnel.source().wait_for_session(2);
+        }
+    }
+}
+
+#[test]
+fn any_close_frame_of_the_service_is_the_good_end() {
+    let service = Service::start();
+    for code in [1001, 1011, 4000] {
+        let tunnel = service.tunnel(&["SSH"]);
+        let mut source = Localproxy::source(&service, &tunnel, &["-m", "src"]);
+        tunnel.source().wait_for_session(1);
+        source.port("SSH");
+        tunnel.source().close(code);
+        let (exit, said) = source.wait();
+        assert_eq!(exit, Some(0), "{said}");
+        assert!(said.contains(&code.to_string()), "{said}");
+    }
+}
+
+#[test]
 fn a_destination_dials_from_its_bind_address() {
     let service = Service::start();
     let tunnel = service.tunnel(&["SSH"]);

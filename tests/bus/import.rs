@@ -137,3 +137,21 @@ fn programs_get_the_same_as_one_document() {
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&json["toml"], &json["findings"][0]["severity"]), (&Value::Null, &"error".into()));
 }
+
+#[test]
+fn port_mapping_files_begin_a_tunnel_file_that_asks_for_the_rest() {
+    let (maps, config) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(maps.path().join("one"), "SSH=22\n").unwrap();
+    fs::write(maps.path().join("two"), "web=10.0.0.1:80\n").unwrap();
+    let output = ctl(&["import", path(maps.path())]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let toml = text(&output.stdout);
+    for line in ["kind = \"aws-iot\"", "mode = \"destination\"", "SSH = 22", "web = \"10.0.0.1:80\""] {
+        assert!(toml.lines().any(|written| written == line), "{line}: {toml}");
+    }
+    assert!(text(&output.stderr).contains("aws.region: is not in port mapping files"), "{}", text(&output.stderr));
+    // Nothing is put in its place before the questions are answered.
+    let install = ["import", path(maps.path()), "--install", "--name", "lab", "--config-dir", path(config.path())];
+    assert_eq!(ctl(&install).status.code(), Some(78));
+    assert!(!config.path().join("tunnels/lab.toml").exists());
+}
