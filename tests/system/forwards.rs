@@ -33,14 +33,8 @@ fn a_device_is_reached_with_a_token_from_a_credential_and_again_after_a_restart(
         let machine = &bed.machine;
         machine.write("/etc/enftun/service.ca.pem", &std::fs::read_to_string(service.ca_file()).unwrap());
         machine.write("/root/token", &format!("{}\n", tunnel.token(Mode::Destination)));
-        machine.write(
-            "/etc/systemd/system/echo.socket",
-            "[Socket]\nListenStream=127.0.0.1:22\nAccept=yes\n",
-        );
-        machine.write(
-            "/etc/systemd/system/echo@.service",
-            "[Service]\nExecStart=/bin/cat\nStandardInput=socket\n",
-        );
+        machine.write("/etc/systemd/system/echo.socket", "[Socket]\nListenStream=127.0.0.1:22\nAccept=yes\n");
+        machine.write("/etc/systemd/system/echo@.service", "[Service]\nExecStart=/bin/cat\nStandardInput=socket\n");
         machine.must(&format!(
             "cp /usr/share/doc/enftun/examples/aws-destination.toml /etc/enftun/tunnels/reach.toml
              sed -i 's/^region = .*/endpoint = \"{address}\"/; s/^#ca_cert_file/ca_cert_file/' /etc/enftun/tunnels/reach.toml
@@ -50,9 +44,10 @@ fn a_device_is_reached_with_a_token_from_a_credential_and_again_after_a_restart(
              systemctl start enftun@reach; enftunctl wait reach connected --timeout=60s"
         ));
         let mut command = bed.far.command(env!("CARGO_BIN_EXE_enftun-localproxy"));
-        command.args(["-e", &address, "-s", "SSH=127.0.0.1:2222", "-c"]).arg(service.ca_directory());
+        command.args(["-e", &address, "-b", "127.0.0.1", "-s", "SSH=2222", "-c"]).arg(service.ca_directory());
         command.env("AWSIOT_TUNNEL_ACCESS_TOKEN", tunnel.token(Mode::Source));
-        let _source = Running(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let _source =
+            Running(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         wait_for("an echo from the device", || bed.far.run(echoes));
 
         machine.must("systemctl restart enftund; enftunctl wait reach connected --timeout=60s");
