@@ -37,8 +37,8 @@ fn a_request_that_ends_gets_its_answer() {
 #[test]
 fn an_answer_that_ends_arrives_whole() {
     let service = Service::start();
-    let tunnel = service.tunnel(&["A"]);
     for length in [1, 70_000, 5_000_000] {
+        let tunnel = service.tunnel(&["A"]);
         let app = App::start(Does::Sends(3, length));
         let _destination = Ours::destination(&service, &tunnel, &[("A", app.port())]);
         let source = Ours::source(&service, &tunnel);

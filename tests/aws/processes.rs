@@ -91,7 +91,7 @@ fn a_pair_of_processes_carries_much_over_each_version() {
         let up = began.elapsed().as_secs_f64();
         let most = [source.memory().1, destination.memory().1];
         drop((client, source, destination));
-        tunnel.rotate(&Mode::BOTH);
+        let tunnel = service.tunnel(&["SSH"]);
         let spring = App::start(Does::Sends(8, length));
         let (_source, _destination, near) = pair(&service, &tunnel, spring.port(), version);
         let began = Instant::now();
