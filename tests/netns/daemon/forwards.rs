@@ -1,5 +1,5 @@
-//! Tunnels of kind `aws-iot` in the daemon: beside a tunnel that blocks everything, as a lockdown by themselves, and with tokens
-//! that survive restarts. The service is a local one; the other end of each tunnel is `enftun-localproxy`.
+//! Tunnels of kind `aws-iot` in the daemon: beside a tunnel that blocks everything, and as a lockdown by themselves. The service
+//! is a local one; the other end of each tunnel is `enftun-localproxy`.
 
 use super::{World, ping, story};
 use crate::common::aws_service::{Mode, Service, Tunnel};
@@ -26,11 +26,10 @@ fn service(world: &World) -> (Service, Tunnel) {
 }
 
 /// The other end of the tunnel, in the service's namespace.
-fn other_end(world: &World, tunnel: &Tunnel, mode: Mode, application: &str) -> Running {
+fn destination(world: &World, tunnel: &Tunnel) -> Running {
     let mut command = world.far.command(env!("CARGO_BIN_EXE_enftun-localproxy"));
-    let way = if mode == Mode::Source { "-s" } else { "-d" };
-    command.args(["-e", SERVICE, way, &format!("ECHO={application}"), "-c"]).arg(world.path().join("etc"));
-    command.env("AWSIOT_TUNNEL_ACCESS_TOKEN", tunnel.token(mode));
+    command.args(["-e", SERVICE, "-d", &format!("ECHO=127.0.0.1:{PORT}"), "-c"]).arg(world.path().join("etc"));
+    command.env("AWSIOT_TUNNEL_ACCESS_TOKEN", tunnel.token(Mode::Destination));
     let log = std::fs::File::create(world.path().join("other-end.log")).unwrap();
     Running(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
 }
@@ -54,10 +53,6 @@ impl World {
         let text = stdout(self.ctl(&["status", "aws0", "--json"]));
         serde_json::from_str::<serde_json::Value>(&text).unwrap()["tunnels"][0].clone()
     }
-}
-
-fn application() -> String {
-    format!("127.0.0.1:{PORT}")
 }
 
 /// What is sent comes back.
@@ -97,7 +92,7 @@ fn under_a_lockdown_of_another_tunnel_it_reaches_its_service_by_mark_and_nothing
     story(test, |world| {
         let (_service, tunnel) = service(world);
         let _echo = Echo::start(&world.far);
-        let _other = other_end(world, &tunnel, Mode::Destination, &application());
+        let _other = destination(world, &tunnel);
         world.write_token(&tunnel.token(Mode::Source));
         world.write_forwarding(&format!("mode = \"source\"\nservices = \"{LISTEN}\""), "");
         world.write_tunnel("enf0", "max = \"1s\"", "prefixes = [\"default\"]");
@@ -132,7 +127,7 @@ fn with_prefixes_of_its_own_it_is_a_lockdown_that_leaves_the_service_alone() {
     story(test, |world| {
         let (_service, tunnel) = service(world);
         let _echo = Echo::start(&world.far);
-        let _other = other_end(world, &tunnel, Mode::Destination, &application());
+        let _other = destination(world, &tunnel);
         world.write_token(&tunnel.token(Mode::Source));
         let route = "prefixes = [\"default\"]\nlockdown = \"session\"";
         world.write_forwarding(&format!("mode = \"source\"\nservices = \"{LISTEN}\""), route);

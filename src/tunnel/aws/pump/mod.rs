@@ -188,12 +188,15 @@ impl<'a> Pump<'a> {
 
     fn poll_all(&mut self, cx: &mut Context<'_>) -> Done {
         let mut busy = self.poll_messages(cx)?;
+        let unasked = !self.may_hear();
         busy |= self.poll_listening(cx)?;
         busy |= self.poll_dials(cx);
         busy |= self.poll_accepts(cx);
         busy |= self.read_applications()?;
         self.settle()?;
         busy |= self.poll_send(cx)?;
+        // The WebSocket was not asked for more, and does not call whoever has not asked.
+        busy |= unasked && self.may_hear();
         while let Poll::Ready(Some(())) = self.closing.poll_next_unpin(cx) {}
         busy |= self.poll_alarm(cx)?;
         Ok(busy)

@@ -31,7 +31,7 @@ impl Pump<'_> {
             if bytes > BATCH {
                 break;
             }
-            if !self.engine.may_receive() || self.outgoing_bytes > MOST {
+            if !self.may_hear() {
                 // What is not read cannot be heard.
                 self.heart.is_alive(self.now());
                 break;
@@ -49,6 +49,11 @@ impl Pump<'_> {
             self.act()?;
         }
         Ok(busy)
+    }
+
+    /// What the service sends has room here.
+    pub(super) fn may_hear(&self) -> bool {
+        self.engine.may_receive() && self.outgoing_bytes <= MOST
     }
 
     fn message(&mut self, message: Message, cx: &mut Context<'_>) -> Result<(), Ended> {
@@ -144,7 +149,7 @@ impl Pump<'_> {
             self.engine.wake(now);
             busy = true;
         }
-        let reads = self.engine.may_receive() && self.outgoing_bytes <= MOST && !self.blocked;
+        let reads = self.may_hear() && !self.blocked;
         let deadline = self.heart.deadline().filter(|_| reads);
         if deadline.is_some_and(|deadline| deadline <= now) {
             let limit = self.spec.tunnel.remote.heartbeat_timeout;
