@@ -1,5 +1,5 @@
-//! `enftunctl follow`: the process of `enftun@NAME.service`. It has the daemon connect the tunnel, is ready once the tunnel is
-//! blocked or connected, and tells its life. The daemon may go and come; the tunnel is disconnected for one reason only: that
+//! `enftunctl follow`: the process of `enftun@NAME.service`. It has the daemon connect the tunnel, is ready once what belongs in
+//! it has no other way out, and tells its life. The daemon may go and come; the tunnel is disconnected for one reason only: that
 //! somebody stops that unit. It holds nothing itself, and never waits for the far end.
 
 use super::CliError;
@@ -127,12 +127,13 @@ impl Follower {
     /// Tells the service manager how the tunnel is; ready is what has no other way out.
     fn look(&mut self, tunnel: &TunnelInfo) -> Result<(), CliError> {
         self.tell_status(&state(tunnel));
-        if tunnel.state == "error" {
+        if tunnel.state == "error" && !is_for_the_service(&tunnel.state_reason) {
             let error = tunnel.last_error.as_ref();
             let why = error.map_or(&tunnel.state_reason, |error| &error.text);
             return Err(self.in_error(&tunnel.state_reason, why));
         }
-        if tunnel.blocking && !self.ready {
+        // To a tunnel of another kind may belong nothing that could have another way.
+        if (tunnel.blocking || tunnel.routes.is_empty()) && !self.ready {
             self.ready = true;
             notify(&[NotifyState::Ready]);
         }
@@ -146,7 +147,7 @@ impl Follower {
         reason: &str,
         error: Option<&str>,
     ) -> Result<bool, CliError> {
-        if new == "error" {
+        if new == "error" && !is_for_the_service(reason) {
             return Err(self.in_error(reason, error.unwrap_or(reason)));
         }
         let (_, tunnel) = client.tunnel(&self.name).await?;
@@ -172,7 +173,7 @@ impl Follower {
         if again || line == self.line {
             return;
         }
-        let level = if new == "reconnecting" { Level::Warn } else { Level::Info };
+        let level = if matches!(new, "reconnecting" | "error") { Level::Warn } else { Level::Info };
         log::log!(level, ENFTUN_TUNNEL = name, ENFTUN_STATE = new, ENFTUN_REASON = reason; "{line}");
         self.line = line;
     }
@@ -196,6 +197,12 @@ impl Follower {
         let (tunnel, reason, why) = (self.name.clone(), reason.to_owned(), why.to_owned());
         CliError::InError { tunnel, reason, why }
     }
+}
+
+/// The service has ended the tunnel, or takes its token no more. The next step is somebody's who has another token; to fail and
+/// begin again would only ask the service once more.
+fn is_for_the_service(reason: &str) -> bool {
+    matches!(reason, "token-rejected" | "tunnel-closed")
 }
 
 /// What is wrong with the tunnel belongs in the journal with its fields.

@@ -266,3 +266,22 @@ async fn a_stop_while_the_daemon_is_away_for_a_moment_reaches_the_next_one() {
     assert_eq!(followed.ends().code, Some(0));
     assert!(disconnects(&second));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_is_held_back_it_is_ready_at_once_and_a_token_that_is_rejected_is_waited_out() {
+    let test = "where_nothing_is_held_back_it_is_ready_at_once_and_a_token_that_is_rejected_is_waited_out";
+    let Some(bus) = PrivateBus::start(test) else { return };
+    let (daemon, _served) = serve(&bus).await;
+    daemon.forwards("enf0");
+    daemon.tunnel("enf0", |tunnel| tunnel.blocking = false);
+    let followed = Followed::start(&bus);
+    followed.is_ready();
+    daemon.fail("enf0", Phase::Error, failure(Reason::TokenRejected, "the service takes the token no more"));
+    followed.tells("error (token-rejected): the service takes the token no more");
+    daemon.connected("enf0");
+    followed.tells("connected to router.example.net:443");
+    assert_eq!(connects(&daemon), 1, "the service is not asked again for it");
+    daemon.fail("enf0", Phase::Error, failure(Reason::Config, "the tunnel has other services"));
+    let ended = followed.ends();
+    assert!(ended.code != Some(0) && ended.said.contains("the tunnel has other services"), "{}", ended.said);
+}

@@ -41,7 +41,7 @@ fn a_device_is_reached_with_a_token_from_a_credential_and_again_after_a_restart(
              mkdir -p /etc/systemd/system/enftund.service.d
              printf '[Service]\\nLoadCredential=reach.token:/root/token\\n' >/etc/systemd/system/enftund.service.d/token.conf
              chmod 600 /root/token; systemctl daemon-reload; systemctl start echo.socket; enftunctl check
-             systemctl start enftun@reach; enftunctl wait reach connected --timeout=60s"
+             systemctl start enftun@reach || (journalctl -b --no-pager -u enftund | tail -n 30 >&2; false); enftunctl wait reach connected --timeout=60s"
         ));
         let mut command = bed.far.command(env!("CARGO_BIN_EXE_enftun-localproxy"));
         command.args(["-e", &address, "-b", "127.0.0.1", "-s", "SSH=2222", "-c"]).arg(service.ca_directory());
